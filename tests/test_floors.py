@@ -1,0 +1,136 @@
+"""The floors of the house: imports point down only, and heavy packages are imported where they are used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "lightglue_hf"
+
+FLOORS = {
+    "configuration_lightglue": 0,
+    "modeling_lightglue": 1,
+    "detectors": 1,
+    "image_processing_lightglue": 1,
+    "conversion": 2,
+    "homographies": 2,
+    "storage": 2,
+    "training": 3,
+    "evaluation": 3,
+    "export": 3,
+    "runtime": 3,
+    "visualization": 3,
+    "colmap": 3,
+    "collection": 4,
+    "app": 5,
+    "cli": 5,
+}
+
+HEAVY = set(
+    "accelerate cv2 gradio h5py matplotlib onnx onnxruntime onnxscript openvino optimum poselib pycolmap ray skimage"
+    " torchvision".split()
+)
+
+# Floors 0 and 1 compute: numbers, tensors and, in the image processor, pixels. No environment, no network.
+FORBIDDEN_BELOW_2 = {"os", "requests", "socket", "subprocess", "urllib", "huggingface_hub"}
+
+
+def imports(source: str, module: str) -> list[tuple[str, bool]]:
+    """(absolute dotted name, is it at module level?) of every import in the source of `module`.
+
+    `from a import b` yields `a.b`, so that a submodule is seen however it is imported. A block under
+    `if TYPE_CHECKING` does not run and is left out.
+    """
+    package = module.split(".")[:-1]
+    found = []
+
+    def visit(node: ast.AST, top: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            found.extend((".".join([*base, alias.name]), top) for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child, top)
+        else:
+            top = top and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            for child in ast.iter_child_nodes(node):
+                visit(child, top)
+
+    visit(ast.parse(source), True)
+    return found
+
+
+def faults(path: Path, source: str) -> list[str]:
+    """What the source of a file of the package does against the floors, one line each."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    module, room = ".".join(parts), parts[1]
+    public_face = room == "__init__"
+    if not public_face and room not in FLOORS:
+        return [f"{path.name}: has no floor; give it one in test_floors.py"]
+    found = []
+    for name, top in imports(source, module):
+        root, *rest = name.split(".")
+        if root in HEAVY and top:
+            found.append(f"{path.name}: imports {root} at module level")
+        if public_face:
+            continue
+        if root in FORBIDDEN_BELOW_2 and FLOORS[room] < 2:
+            found.append(f"{path.name}: floor {FLOORS[room]} imports {root}")
+        if root == "lightglue_hf" and rest and rest[0] in FLOORS and rest[0] != room:
+            # Rooms of one floor may look at each other; nobody looks up.
+            if FLOORS[rest[0]] > FLOORS[room]:
+                found.append(f"{path.name}: floor {FLOORS[room]} imports {rest[0]} of floor {FLOORS[rest[0]]}")
+    return found
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "checkpoints" not in path.parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    assert faults(path, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "expected"),
+    [
+        ("modeling_lightglue.py", "from .cli import main", "imports cli of floor 5"),
+        ("modeling_lightglue.py", "def f():\n    from lightglue_hf import cli", "imports cli of floor 5"),
+        ("modeling_lightglue.py", "import lightglue_hf.conversion", "imports conversion of floor 2"),
+        ("detectors/superpoint.py", "from ..training import loss", "imports training of floor 3"),
+        ("detectors/superpoint.py", "from .. import conversion", "imports conversion of floor 2"),
+        ("modeling_lightglue.py", "def f():\n    import os", "floor 1 imports os"),
+        ("evaluation.py", "try:\n    import cv2\nexcept ImportError:\n    pass", "imports cv2 at module level"),
+        ("evaluation.py", "class A:\n    from matplotlib import pyplot", "imports matplotlib at module level"),
+        ("__init__.py", "import skimage.data", "imports skimage at module level"),
+        ("attic.py", "", "has no floor"),
+    ],
+)
+def test_the_check_sees_a_fault(name, source, expected):
+    (fault,) = faults(PACKAGE / name, source)
+    assert expected in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("cli.py", "from .evaluation import match_precision"),
+        ("modeling_lightglue.py", "from .detectors.superpoint import SuperPointConfig"),
+        ("evaluation.py", "def f():\n    import cv2"),
+        ("evaluation.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import cv2"),
+        ("detectors/superpoint.py", "from . import disk"),
+    ],
+)
+def test_the_check_lets_pass(name, source):
+    assert faults(PACKAGE / name, source) == []
+
+
+def test_import_loads_nothing_heavy():
+    code = f"import sys, lightglue_hf; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
