@@ -20,6 +20,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -459,27 +460,38 @@ def _apply(matrix: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _source_positions(
     inverse: np.ndarray, left: float, top: float, height: int, width: int, step: float = 1.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each pixel of a box of the target comes from: x, y and the homogeneous weight, `(height, width)` each."""
+) -> tuple[Tensor, Tensor]:
+    """Where each pixel of a box of the target comes from.
+
+    Returns:
+        positions `(2, height, width)` float32 (x, then y) and the homogeneous weight, `(height, width)` or one number.
+    """
     (a, b, c), (d, e, f), (g, h, i) = inverse.tolist()
     xs = torch.arange(width, dtype=torch.float64) * step + left
     ys = (torch.arange(height, dtype=torch.float64) * step + top)[:, None]
-    # Rows and columns in float64, the plane in float32: exact for integer shifts, and four times as fast.
-    weight = (g * xs + (h * ys + i)).float() if g or h else torch.full((height, width), i)
-    x = (a * xs + (b * ys + c)).float()
-    y = (d * xs + (e * ys + f)).float()
-    if g or h:
-        reciprocal = 1 / weight.clamp_min(1e-6)
-        return x * reciprocal, y * reciprocal, weight
-    return x / i, y / i, weight
+    # Rows and columns in float64, the plane in float32: precise, and four times as fast.
+    positions = torch.empty(2, height, width)
+    torch.add((a * xs).float(), (b * ys + c).float(), out=positions[0])
+    torch.add((d * xs).float(), (e * ys + f).float(), out=positions[1])
+    if g == 0 and h == 0:
+        return positions.mul_(1 / i), torch.tensor(i)
+    weight = (g * xs).float() + (h * ys + i).float()
+    return positions.mul_(weight.clamp_min(1e-6).reciprocal_()), weight
 
 
-def _bilinear(image: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
-    """Sample `(channels, h, w)` at pixel positions x and y of one shape; exact at integer positions."""
-    height, width = image.shape[-2:]
-    # align_corners=True: -1 and 1 are the centres of the outermost pixels, hence no half-pixel term.
-    grid = torch.stack([x * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1], dim=-1)
-    return F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode=padding, align_corners=True)[0]
+def _unit_square(height: int, width: int) -> np.ndarray:
+    """Pixel -> the coordinates of `grid_sample`, `(3, 3)`.
+
+    With `align_corners=True`, -1 and 1 are the centres of the outermost pixels: no half-pixel term.
+    """
+    x, y = 2 / max(width - 1, 1), 2 / max(height - 1, 1)
+    return np.array([[x, 0.0, -1.0], [0.0, y, -1.0], [0.0, 0.0, 1.0]])
+
+
+def _bilinear(image: Tensor, grid: Tensor, padding: str) -> Tensor:
+    """Sample `(channels, h, w)` at positions `(2, height, width)` in unit-square coordinates."""
+    where = grid.permute(1, 2, 0)[None]
+    return F.grid_sample(image[None], where, mode="bilinear", padding_mode=padding, align_corners=True)[0]
 
 
 def warp_images(images: Tensor, homographies: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -494,16 +506,15 @@ def warp_images(images: Tensor, homographies: Tensor, height: int, width: int) -
         warped `(batch, channels, height, width)`, zero where unknown, and valid `(batch, height, width)` bool: the
         pixel comes from within the source (up to its outermost pixel centres).
     """
-    source_height, source_width = images.shape[-2:]
-    inverses = torch.linalg.inv(homographies.double()).cpu()
+    extent = torch.tensor([images.shape[-1] - 1, images.shape[-2] - 1])[:, None, None]
+    scale = 2 / extent.clamp_min(1)
+    inverses = torch.linalg.inv(homographies.double()).cpu().numpy()
     warped, valid = [], []
     for image, inverse in zip(images, inverses, strict=True):
-        x, y, weight = _source_positions((inverse / inverse[2, 2].abs()).numpy(), 0, 0, height, width)
-        eps = 1e-3
-        inside = (weight > 1e-6) & (x >= -eps) & (y >= -eps)
-        inside &= (x <= source_width - 1 + eps) & (y <= source_height - 1 + eps)
+        positions, weight = _source_positions(inverse, 0, 0, height, width)
+        inside = ((positions >= -1e-3) & (positions <= extent + 1e-3)).all(0) & (weight > 1e-6)
         inside = inside.to(image.device)
-        warped.append(_bilinear(image, x.to(image), y.to(image), "border") * inside)
+        warped.append(_bilinear(image, (positions * scale - 1).to(image), "border") * inside)
         valid.append(inside)
     return torch.stack(warped), torch.stack(valid)
 
@@ -523,7 +534,8 @@ def _sample_plane(image: Tensor, inverse: np.ndarray, box: tuple[int, int, int, 
     left, top, right, bottom = box
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) - 0.5
     placed, weights = _apply(inverse, corners)
-    if weights.min() <= 1e-6:
+    horizon = bool(weights.min() <= 1e-3 * weights.max())
+    if horizon:
         stretch = 3.0
     else:
         sides = np.linalg.norm(np.roll(placed, -1, axis=0) - placed, axis=1)
@@ -532,12 +544,17 @@ def _sample_plane(image: Tensor, inverse: np.ndarray, box: tuple[int, int, int, 
     fold = 1 if stretch < 1.25 else 2 if stretch < 2.5 else 3
     step, start = 1 / fold, -0.5 + 0.5 / fold
     height, width = (bottom - top) * fold, (right - left) * fold
-    x, y, weight = _source_positions(inverse, left + start, top + start, height, width, step)
-    x, y = x.clamp(-4096, 4096), y.clamp(-4096, 4096)  # a horizon would overflow the reflection
-    if padding == "zeros":
-        x = torch.where(weight > 1e-6, x, torch.full_like(x, -64.0))
-    sampled = _bilinear(image, x, y, padding)
-    return F.avg_pool2d(sampled, fold) if fold > 1 else sampled
+    unit = _unit_square(image.shape[1], image.shape[2]) @ inverse
+    grid, weight = _source_positions(unit, left + start, top + start, height, width, step)
+    if horizon:  # behind the camera: far off the plane
+        grid = torch.where(weight > 1e-6, grid, -20.0).clamp_(-20, 20)
+    sampled = _bilinear(image, grid, padding)
+    if fold == 2:  # much faster than avg_pool2d
+        sampled = sampled[:, ::2] + sampled[:, 1::2]
+        sampled = (sampled[..., ::2] + sampled[..., 1::2]) * 0.25
+    elif fold > 2:
+        sampled = F.avg_pool2d(sampled, fold)
+    return sampled
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -684,9 +701,10 @@ def _roll(rng: np.random.Generator, sigma: float) -> float:
     return math.radians(sigma) * float(normal)
 
 
-def _lattice(height: int, width: int, count: int = 9) -> np.ndarray:
-    """A grid of points over an image, `(count * count, 2)`."""
-    xs, ys = np.meshgrid(np.linspace(0, width - 1, count), np.linspace(0, height - 1, count))
+@lru_cache(maxsize=16)
+def _lattice(height: int, width: int) -> np.ndarray:
+    """A grid of 9x9 points over an image, `(81, 2)`, the centre in the middle of the list."""
+    xs, ys = np.meshgrid(np.linspace(0, width - 1, 9), np.linspace(0, height - 1, 9))
     return np.stack([xs.ravel(), ys.ravel()], 1)
 
 
@@ -900,10 +918,15 @@ def _render_view(planes: list[_Plane], view: int, height: int, width: int) -> tu
     background, inverse = planes[0].paint, planes[0].inverses[view]
     whole = (0, 0, width, height)
     grey = _sample_plane(background, inverse, whole, "reflection")[0]
-    x, y, weight = _source_positions(inverse, 0, 0, height, width)
-    known = (weight > 1e-6) & (x >= 0) & (y >= 0)
-    known &= (x <= background.shape[2] - 1) & (y <= background.shape[1] - 1)
-    layers = torch.where(known, 0, OUTSIDE).to(torch.uint8)
+    rim = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    extent = [background.shape[2] - 1, background.shape[1] - 1]
+    placed, weights = _apply(inverse, rim)
+    layers = torch.zeros(height, width, dtype=torch.uint8)
+    if weights.min() <= 0 or (placed < 0).any() or (placed > extent).any():
+        positions, weight = _source_positions(inverse, 0, 0, height, width)
+        limits = torch.tensor(extent)[:, None, None]
+        known = ((positions >= 0) & (positions <= limits)).all(0) & (weight > 1e-6)
+        layers.masked_fill_(~known, OUTSIDE)
     for index, plane in enumerate(planes[1:], start=1):
         inverse = plane.inverses[view]
         box = _visible_box(inverse, plane.paint.shape[-2:], height, width)
@@ -1090,7 +1113,7 @@ def ground_truth_matches(
     Source: LightGlue (2023), section 3.3 and appendix.
     """
     homographies = pairs_homographies.double()
-    points = keypoints.to(torch.float64)
+    points = keypoints.double().masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN included
     there, seen0 = project_points(points[:, 0], homographies, layers[:, 0], layers[:, 1])
     back, seen1 = project_points(points[:, 1], torch.linalg.inv(homographies), layers[:, 1], layers[:, 0])
     infinite = float("inf")
