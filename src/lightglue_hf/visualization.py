@@ -1,0 +1,249 @@
+"""Pictures of keypoints and matches.
+
+Three verbs compose a matplotlib figure: `plot_images`, then `plot_keypoints` and `plot_matches` on top of it, and
+`save_plot` writes it to a file. `draw_matches` gives a PIL image of one pair and needs no matplotlib.
+
+Points are `(x, y)` in pixels of the image shown, with the centre of the first pixel at `(0, 0)`.
+
+Example:
+    >>> plot_images([image0, image1], titles=["left", "right"])
+    >>> plot_keypoints([keypoints0, keypoints1], colors=[layer_colors(prune[0]), layer_colors(prune[1])])
+    >>> plot_matches(matches["keypoints0"], matches["keypoints1"], score_colors(matches["matching_scores"]))
+    >>> save_plot("matches.png")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from .image_processing_lightglue import load_image, to_pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+SCORE_COLORS = ((0.93, 0.11, 0.14), (1.0, 0.80, 0.10), (0.10, 0.83, 0.28))  # low, middle, high score
+
+
+def score_colors(scores: Any) -> np.ndarray:
+    """Return a colour from red (0) over yellow to green (1) for each score.
+
+    Args:
+        scores: `(n,)`; values outside [0, 1] count as the nearer end.
+
+    Returns:
+        `(n, 3)`, RGB in [0, 1].
+    """
+    scores = _to_numpy(scores)
+    ramp = np.array(SCORE_COLORS)
+    return np.stack([np.interp(scores, np.linspace(0, 1, len(ramp)), channel) for channel in ramp.T], axis=-1)
+
+
+def layer_colors(prune: Any, num_layers: int | None = None) -> np.ndarray:
+    """Return a colour from purple (pruned early) to yellow (never pruned) for each keypoint.
+
+    Args:
+        prune: `(n,)`, the layer that pruned each keypoint, as in the model's output.
+        num_layers: the layer that gets the last colour; `None` takes the largest value.
+
+    Returns:
+        `(n, 3)`, RGB in [0, 1].
+    """
+    prune = _to_numpy(prune)
+    last = max(1, prune.max(initial=1) if num_layers is None else num_layers)
+    return _pyplot().get_cmap("plasma")(0.15 + 0.8 * prune / last)[:, :3]
+
+
+def plot_images(images: Sequence[Any], titles: Sequence[str] | None = None, height: float = 4.5) -> Figure:
+    """Show images in one row of equal height.
+
+    Args:
+        images: PIL images, arrays or tensors `(h, w)`, `(h, w, c)` or `(c, h, w)`, or paths.
+        titles: one for each image.
+        height: of the images, in inches.
+    """
+    pixels = [_to_rgb(image) for image in images]
+    widths = [height * image.shape[1] / image.shape[0] for image in pixels]
+    gap, head = 0.04, 0.3 if titles else 0.0
+    total = sum(widths) + gap * (len(widths) - 1)
+    figure = _pyplot().figure(figsize=(total, height + head), dpi=100)
+    left = 0.0
+    for index, (image, width) in enumerate(zip(pixels, widths)):
+        axes = figure.add_axes((left / total, 0, width / total, height / (height + head)))
+        axes.imshow(image, aspect="auto", interpolation="antialiased")
+        axes.set_autoscale_on(False)
+        axes.axis("off")
+        if titles:
+            axes.set_title(titles[index], fontsize=11, pad=5)
+        left += width + gap
+    return figure
+
+
+def plot_keypoints(
+    keypoints: Sequence[Any],
+    colors: Any = "lime",
+    size: float = 5.0,
+    alpha: float = 0.9,
+    axes: Sequence[Axes] | None = None,
+) -> None:
+    """Draw keypoints as dots on the images of the current figure.
+
+    Args:
+        keypoints: for each image `(n, 2)`.
+        colors: one colour for all, or for each image a colour or `(n, 3)` colours, such as `layer_colors` gives.
+        size: diameter of a dot, in points.
+        axes: where to draw; `None` takes the current figure's.
+
+    Raises:
+        ValueError: more lists of keypoints than images.
+    """
+    axes = _pyplot().gcf().axes if axes is None else axes
+    if len(keypoints) > len(axes):
+        raise ValueError(f"{len(keypoints)} lists of keypoints for {len(axes)} images.")
+    each = colors if isinstance(colors, (list, tuple)) and len(colors) == len(keypoints) else [colors] * len(keypoints)
+    for ax, points, color in zip(axes, keypoints, each):
+        points = _to_points(points)
+        ax.scatter(points[:, 0], points[:, 1], c=color, s=size**2, alpha=alpha, linewidths=0, zorder=4)
+
+
+def plot_matches(
+    keypoints0: Any,
+    keypoints1: Any,
+    color: Any = "lime",
+    linewidth: float = 0.9,
+    size: float = 3.0,
+    alpha: float | None = None,
+    axes: Sequence[Axes] | None = None,
+) -> None:
+    """Draw a line from each keypoint of one image to its match in another, on top of the current figure.
+
+    Args:
+        keypoints0: `(m, 2)`.
+        keypoints1: `(m, 2)`, in the order of `keypoints0`.
+        color: one colour, or `(m, 3)` colours, such as `score_colors` gives; matches are drawn in the given order.
+        linewidth: of the lines, in points; 0 draws none.
+        size: diameter of the dots at the ends, in points; 0 draws none.
+        alpha: opacity of the lines; `None` makes many lines more transparent than few.
+        axes: the two axes to connect; `None` takes the current figure's first two.
+
+    Raises:
+        ValueError: lists of different lengths.
+    """
+    axes0, axes1 = (_pyplot().gcf().axes if axes is None else axes)[:2]
+    from matplotlib.collections import LineCollection
+    from matplotlib.transforms import IdentityTransform
+
+    keypoints0, keypoints1 = _to_points(keypoints0), _to_points(keypoints1)
+    if len(keypoints0) != len(keypoints1):
+        raise ValueError(f"{len(keypoints0)} keypoints do not match {len(keypoints1)}.")
+
+    class Lines(LineCollection):
+        """Lines whose ends are looked up at every drawing, so that they follow a zoom or a change of resolution."""
+
+        def draw(self, renderer: Any) -> None:
+            ends = axes0.transData.transform(keypoints0), axes1.transData.transform(keypoints1)
+            self.set_segments(list(np.stack(ends, axis=1)))
+            super().draw(renderer)
+
+    if linewidth > 0 and len(keypoints0):
+        alpha = _line_alpha(len(keypoints0)) if alpha is None else alpha
+        lines = Lines([], colors=color, linewidths=linewidth, alpha=alpha, transform=IdentityTransform(), zorder=3)
+        lines.set_in_layout(False)
+        axes0.figure.add_artist(lines)
+    if size > 0:
+        plot_keypoints([keypoints0, keypoints1], [color, color], size, 1.0, [axes0, axes1])
+
+
+def save_plot(path: str | os.PathLike[str], dpi: int = 200) -> None:
+    """Write the current figure to a file, its kind by the suffix, without margins.
+
+    Args:
+        path: of the file to write.
+        dpi: pixels per inch.
+    """
+    _pyplot().gcf().savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0)
+
+
+def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, scores: Any | None = None) -> Image.Image:
+    """Draw two images side by side, aligned at the top on black, with lines from red (low scores) to green (high).
+
+    Lines are drawn at twice the resolution and averaged; the best matches lie on top.
+
+    Args:
+        image0: PIL image, array or tensor `(h, w)`, `(h, w, c)` or `(c, h, w)`, or path.
+        image1: the same.
+        keypoints0: `(m, 2)`; may be empty.
+        keypoints1: `(m, 2)`, in the order of `keypoints0`.
+        scores: `(m,)` in [0, 1]; `None` draws all lines green.
+
+    Returns:
+        RGB image of size `(w0 + w1, max(h0, h1))`.
+
+    Raises:
+        ValueError: lists of different lengths.
+    """
+    left, right = Image.fromarray(_to_rgb(image0)), Image.fromarray(_to_rgb(image1))
+    points0, points1 = _to_points(keypoints0), _to_points(keypoints1)
+    scores = np.ones(len(points0)) if scores is None else _to_numpy(scores)
+    if not len(points0) == len(points1) == len(scores):
+        raise ValueError(f"{len(points0)} keypoints, {len(points1)} keypoints and {len(scores)} scores do not match.")
+    canvas = Image.new("RGB", (left.width + right.width, max(left.height, right.height)))
+    canvas.paste(left, (0, 0))
+    canvas.paste(right, (left.width, 0))
+    if not len(points0):
+        return canvas
+
+    zoom = 2
+    unit = zoom * max(1.0, max(canvas.size) / 1600)  # about one pixel on a screen
+    radius = 2.3 * unit
+    order = np.argsort(scores, kind="stable")
+    ends0 = (points0[order] + 0.5) * zoom
+    ends1 = (points1[order] + (left.width + 0.5, 0.5)) * zoom
+    colors = np.round(255 * score_colors(scores[order])).astype(int).tolist()
+    canvas = canvas.resize((canvas.width * zoom, canvas.height * zoom), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    opacity = round(255 * _line_alpha(len(points0)))
+    for end0, end1, color in zip(ends0.tolist(), ends1.tolist(), colors):
+        draw.line((*end0, *end1), fill=(*color, opacity), width=round(1.5 * unit))
+    for ends in (ends0, ends1):
+        for end, color in zip(ends.tolist(), colors):
+            box = [end[0] - radius, end[1] - radius, end[0] + radius, end[1] + radius]
+            draw.ellipse(box, fill=(*color, 255), outline=(0, 0, 0, 160), width=round(0.6 * unit))
+    return canvas.reduce(zoom)
+
+
+def _line_alpha(count: int) -> float:
+    """Return the opacity at which `count` lines leave the photos visible."""
+    return float(np.clip(9 / np.sqrt(count), 0.35, 0.9))
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: install lightglue-hf[plot].") from error
+    return plt
+
+
+def _to_numpy(values: Any) -> np.ndarray:
+    return values.detach().cpu().float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
+
+
+def _to_points(keypoints: Any) -> np.ndarray:
+    return _to_numpy(keypoints).reshape(-1, 2)
+
+
+def _to_rgb(image: Any) -> np.ndarray:
+    """Return any image as `(h, w, 3)` uint8."""
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        image = load_image(image)
+    pixels, white = to_pixels(image)
+    rgb = np.round(pixels * (255 / white)).astype(np.uint8).transpose(1, 2, 0)
+    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
