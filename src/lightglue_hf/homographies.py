@@ -313,7 +313,7 @@ def _paint_leaf(
     left, top = np.floor(outline.min(0)).astype(int) - reach
     right, bottom = np.ceil(outline.max(0)).astype(int) + reach + 1
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    grey, drawn, contrast = rng.beta(0.9, 0.9), rng.random(), rng.uniform(0.05, 0.9)
+    grey, drawn, contrast = rng.beta(0.8, 0.8), rng.random(), rng.uniform(0.1, 1.1)
     which, dy, dx = int(rng.integers(len(textures))), rng.random(), rng.random()
     slope = rng.uniform(-0.35, 0.35, 2) * (rng.random() < 0.5)
     shift, darkness = rng.uniform(-0.5, 0.5, 2) * reach, rng.uniform(0.15, 0.6)
@@ -350,18 +350,18 @@ def _render_canvas(rng: np.random.Generator, height: int, width: int) -> np.ndar
     kinds = rng.choice(len(_BANK), size=5, p=_BANK_WEIGHTS)
     bank = [(_BANK[kind][0](rng, _TILE) * 255).astype(np.uint8) for kind in kinds]
     textures = [_texture(rng, height, width, bank) for _ in range(5)]
-    canvas = (textures[0] - 0.5) * np.float32(rng.uniform(0.2, 0.9)) + np.float32(rng.uniform(0.2, 0.8))
+    canvas = (textures[0] - 0.5) * np.float32(rng.uniform(0.3, 1.0)) + np.float32(rng.uniform(0.25, 0.75))
 
     unit = min(height, width) / 384
     smallest, largest = rng.uniform(3, 16) * unit, rng.uniform(120, 380) * unit
     power = rng.uniform(1.2, 2.2)
-    count = int(rng.integers(25, 220))
+    count = int(rng.integers(25, 260))
     # Inverse of the cumulative distribution of r^-power between the two radii.
     low, high = smallest ** (1 - power), largest ** (1 - power)
     radii = (low + rng.random(count) * (high - low)) ** (1 / (1 - power))
     if rng.random() < 0.7:  # large shapes behind: small ones stay visible, as things do in front of walls
         radii = np.sort(radii)[::-1] * np.exp(0.5 * rng.standard_normal(count)).clip(0.3, 2)
-    plain = rng.uniform(0.1, 0.6)
+    plain = rng.uniform(0.05, 0.45)
     for radius in radii.tolist():
         _paint_leaf(rng, canvas, textures, radius, plain)
 
@@ -680,7 +680,7 @@ class _Plane:
 
 def _toned(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A canvas `(h, w)` uint8 as float32 in [0, 1] with its own contrast and polarity."""
-    middle, gain = rng.uniform(0.3, 0.7), rng.uniform(0.5, 1.15)
+    middle, gain = rng.uniform(0.38, 0.62), rng.uniform(0.6, 1.7)
     gain = -gain if rng.random() < 0.5 else gain
     table = np.clip((np.arange(256) / 255 - 0.5) * gain + middle, 0, 1).astype(np.float32)
     return table[texture]
@@ -709,7 +709,10 @@ def _lattice(height: int, width: int) -> np.ndarray:
 
 
 def _overlap(first: np.ndarray, second: np.ndarray, height: int, width: int) -> float:
-    """The smaller of the two shares of each view that the other one sees; 0 if any of it lies behind the camera."""
+    """How much the views share: the geometric mean of the shares of each that the other one sees.
+
+    A zoom by two about the centre counts 1/2. It is 0 if any of one view lies behind the other camera.
+    """
     points = _lattice(height, width)
     shares = []
     for matrix in (np.linalg.inv(second) @ first, np.linalg.inv(first) @ second):
@@ -717,7 +720,12 @@ def _overlap(first: np.ndarray, second: np.ndarray, height: int, width: int) -> 
         weight = weight / abs(weight[len(weight) // 2])
         inside = (moved >= 0).all(1) & (moved <= [width - 1, height - 1]).all(1)
         shares.append(float((inside & (weight > 0.05)).mean()) if weight.min() > 0.05 else 0.0)
-    return min(shares)
+    return math.sqrt(shares[0] * shares[1])
+
+
+def _closeness(overlap: float, wanted: float) -> float:
+    """1 if the overlap is within 0.15 of the wanted one, less the farther it is."""
+    return 1 - max(abs(overlap - wanted) - 0.15, 0)
 
 
 def _on_canvas(inverse: np.ndarray, shape: tuple[int, int], height: int, width: int) -> float:
@@ -732,10 +740,11 @@ def _flat_views(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two views of one canvas: view pixel -> canvas pixel, `(3, 3)` each, with overlap."""
     canvas_height, canvas_width = shape
-    wanted = rng.uniform(0.2, 0.7)
+    wanted = rng.uniform(0.25, 0.95)
     best, best_score = None, -1.0
     for _ in range(12):
-        base = math.exp(rng.uniform(-0.35, 0.35))
+        base = math.exp(rng.uniform(-0.3, 0.5))
+        reach = 0.6 * (1.1 - wanted) * rng.random()
         ratio = math.exp(float(np.clip(0.3 * rng.standard_normal(), -0.75, 0.75)) / 2)
         fit = 1.1 * min(canvas_height / height, canvas_width / width)
         twist = _roll(rng, 18)
@@ -748,9 +757,7 @@ def _flat_views(
             angle = (0.15 * rng.standard_normal() if rng.random() < 0.7 else middle) + sign * twist / 2
             cos, sin = math.cos(angle), math.sin(angle)
             turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-            warp = sample_homography(
-                rng, height, width, rotation=0, scale=0, corners=strong, translation=0.25 / max(size, 0.8)
-            )
+            warp = sample_homography(rng, height, width, rotation=0, scale=0, corners=strong, translation=reach)
             centred = _translation(-(width - 1) / 2, -(height - 1) / 2) @ warp
             views.append(turn @ zoom @ centred)
         spare_x = max(0.0, (canvas_width - width * base) / 2)
@@ -762,7 +769,7 @@ def _flat_views(
         flip = _mirror(rng, canvas_height, canvas_width)
         first, second = flip @ centre @ views[0], flip @ centre @ views[1]
         seen = min(_on_canvas(first, shape, height, width), _on_canvas(second, shape, height, width))
-        score = min(_overlap(first, second, height, width) / wanted, 1) + min(seen / 0.85, 1)
+        score = _closeness(_overlap(first, second, height, width), wanted) + min(seen / 0.85, 1)
         if score > best_score:
             best, best_score = (first, second), score
         if score >= 2:
@@ -778,8 +785,11 @@ def _rotation(axis: np.ndarray, angle: float) -> np.ndarray:
     return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
 
 
-def _cameras(rng: np.random.Generator, height: int, width: int, depth: float) -> list[np.ndarray]:
-    """Two cameras `K [R | t]`, `(3, 4)` each, about a scene that lies `depth` ahead along z."""
+def _cameras(rng: np.random.Generator, height: int, width: int, depth: float, spread: float = 0.5) -> list[np.ndarray]:
+    """Two cameras `K [R | t]`, `(3, 4)` each, about a scene that lies `depth` ahead along z.
+
+    `spread`, about 0.2 to 1, is how far they look apart.
+    """
     focal = width * rng.uniform(0.8, 1.6)
     intrinsic = np.array([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
     twist = _roll(rng, 12)
@@ -792,7 +802,7 @@ def _cameras(rng: np.random.Generator, height: int, width: int, depth: float) ->
     cameras = []
     for sign in (1, -1):
         place = sign * step / 2
-        aim = np.array([rng.uniform(-0.3, 0.3) * field, rng.uniform(-0.25, 0.25) * field, depth])
+        aim = np.array([rng.uniform(-1, 1) * field * spread, rng.uniform(-0.75, 0.75) * field * spread, depth])
         forward = (aim - place) / np.linalg.norm(aim - place)
         right = np.cross([0.0, 1.0, 0.0], forward)
         right /= np.linalg.norm(right)
@@ -836,9 +846,9 @@ def _cut_out(rng: np.random.Generator, texture: np.ndarray, size: int) -> Tensor
     y, x = int(rng.integers(texture.shape[0] - size + 1)), int(rng.integers(texture.shape[1] - size + 1))
     paint = _toned(texture[y : y + size, x : x + size], rng)
     middle = (size - 1) / 2
-    outline = _outline(rng, 0.46 * size)
+    outline = _outline(rng, 0.5 * size)
     reach = max(float(np.abs(outline).max()), 1.0)
-    outline = outline * min(1.0, (middle - 2) / reach) + middle
+    outline = outline * ((middle - 2) / reach) + middle
     mask = Image.new("L", (2 * size, 2 * size), 0)
     draw = ImageDraw.Draw(mask)
     draw.polygon((outline * 2 + 0.5).ravel().tolist(), fill=255)
@@ -872,17 +882,17 @@ def _layered_world(
     cameras: list[np.ndarray] = []
     background: tuple[np.ndarray, np.ndarray] = (np.eye(3), np.eye(3))
     best = -1.0
-    wanted = rng.uniform(0.2, 0.65)
+    wanted = rng.uniform(0.25, 0.95)
     for _ in range(12):
-        tried = _cameras(rng, height, width, depth)
+        tried = _cameras(rng, height, width, depth, 1.1 - wanted)
         focal = _focal(tried[0])
-        pixel = depth / focal * math.exp(rng.uniform(-0.3, 0.25))
+        pixel = depth / focal * math.exp(-rng.uniform(-0.25, 0.35))
         axes = _tilted(rng, 18, 45, spin=False)
         middle = ((canvas_width - 1) / 2, (canvas_height - 1) / 2)
         inverses = _plane_inverses(tried, axes, np.array([0.0, 0.0, depth]), pixel, middle)
         shape = (canvas_height, canvas_width)
         seen = min(_on_canvas(inverse, shape, height, width) for inverse in inverses)
-        score = min(_overlap(*inverses, height, width) / wanted, 1) + min(seen / 0.85, 1)
+        score = _closeness(_overlap(*inverses, height, width), wanted) + min(seen / 0.85, 1)
         if score > best:
             best, cameras, background = score, tried, inverses
             field = depth * width / focal
@@ -895,11 +905,11 @@ def _layered_world(
     count = int(rng.integers(1, max(max_layers - 1, 1) + 1)) if max_layers > 1 else 0
     depths = np.sort(depth * rng.uniform(0.5, 0.93, count))[::-1]
     for distance in depths.tolist():
-        size = int(np.clip(0.7 * width * math.exp(0.45 * rng.standard_normal()), 32, min(canvas_height, canvas_width)))
-        share = rng.uniform(0.25, 0.75)  # of the width of the view
+        share = rng.uniform(0.3, 1.0)  # of the width of the view
+        size = int(np.clip(share * width * math.exp(rng.uniform(-0.2, 0.5)), 32, min(canvas_height, canvas_width)))
         local = field * distance / depth
         origin = np.array([rng.uniform(-0.5, 0.5) * local, rng.uniform(-0.5, 0.5) * local * height / width, distance])
-        pixel = max(share * local / size, local / width / 2.2)
+        pixel = share * local / size
         axes = _tilted(rng, 25, 60, spin=rng.random() < 0.4)
         cut_out = _cut_out(rng, textures[int(rng.integers(len(textures)))], size)
         middle = ((cut_out.shape[2] - 1) / 2, (cut_out.shape[1] - 1) / 2)
@@ -1085,6 +1095,38 @@ def project_points(points: Tensor, homographies: Tensor, layers0: Tensor, layers
     return projected, front & inside & (layer != OUTSIDE) & (landed == layer)
 
 
+def _nearby_layers(layers: Tensor) -> list[Tensor]:
+    """The least and the greatest layer id in the 3x3 pixels around each pixel (off the canvas counts for none)."""
+    ids = layers[:, None].float()
+    known = ids != OUTSIDE
+    least = -F.max_pool2d(torch.where(known, -ids, -float(OUTSIDE)), 3, 1, 1)
+    greatest = F.max_pool2d(torch.where(known, ids, -1.0), 3, 1, 1)
+    greatest = torch.where(greatest < 0, float(OUTSIDE), greatest)
+    return [least[:, 0].to(torch.uint8), greatest[:, 0].to(torch.uint8)]
+
+
+def _surely_unmatched(
+    points: Tensor,
+    others: Tensor,
+    other_mask: Tensor,
+    homographies: Tensor,
+    layers: Tensor,
+    other_layers: Tensor,
+    threshold: float,
+) -> Tensor:
+    """Whether no layer within a pixel of each point brings it near a keypoint of the other image, `(batch, n)`."""
+    nearby = _nearby_layers(other_layers)
+    unmatched = _layer_at(points, layers)[0] != OUTSIDE
+    for candidates in [layers, *_nearby_layers(layers)]:
+        layer, _ = _layer_at(points, candidates)
+        projected, front = _project_on(points, homographies, layer)
+        landed = [_layer_at(projected, ids)[0] for ids in (other_layers, *nearby)]
+        seen = front & (layer != OUTSIDE) & torch.stack([ids == layer for ids in landed]).any(0)
+        distance = torch.cdist(projected, others).masked_fill(~other_mask[:, None], float("inf")).amin(2)
+        unmatched &= ~seen | (distance > threshold)
+    return unmatched
+
+
 def ground_truth_matches(
     keypoints: Tensor,
     mask: Tensor,
@@ -1100,6 +1142,10 @@ def ground_truth_matches(
     in the other image, or if its projection is farther than `negative_threshold` from every keypoint there. The rest
     is ignored, and so is a keypoint off the canvas, where the truth is not known.
 
+    On a silhouette the layer of a keypoint is a matter of one pixel, and the corner of a cut-out must not be called
+    unmatched because it rounds to the background: a keypoint is unmatched only if it is so on each of the layers
+    within its 3x3 pixels, and hidden only if that layer is not within the 3x3 pixels where it lands.
+
     Args:
         keypoints: `(batch, 2, n, 2)`, pixels, (x, y), centre of the first pixel = (0, 0).
         mask: `(batch, 2, n)` bool, False for padding.
@@ -1113,9 +1159,10 @@ def ground_truth_matches(
     Source: LightGlue (2023), section 3.3 and appendix.
     """
     homographies = pairs_homographies.double()
+    inverses = torch.linalg.inv(homographies)
     points = keypoints.double().masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN included
     there, seen0 = project_points(points[:, 0], homographies, layers[:, 0], layers[:, 1])
-    back, seen1 = project_points(points[:, 1], torch.linalg.inv(homographies), layers[:, 1], layers[:, 0])
+    back, seen1 = project_points(points[:, 1], inverses, layers[:, 1], layers[:, 0])
     infinite = float("inf")
     valid0, valid1 = mask[:, 0], mask[:, 1]
     pair = valid0[:, :, None] & valid1[:, None, :]
@@ -1130,11 +1177,18 @@ def ground_truth_matches(
     count = torch.arange(points.shape[2], device=mask.device)
     matched0 = (nearest1.gather(1, nearest0) == count) & (best0 < positive_threshold)
     matched1 = (nearest0.gather(1, nearest1) == count) & (best1 < positive_threshold)
-    for view, (seen, nearest, matched, distance) in enumerate(
-        ((seen0, nearest0, matched0, forth.amin(2)), (seen1, nearest1, matched1, along.amin(1)))
+    for view, (matrices, nearest, matched) in enumerate(
+        ((homographies, nearest0, matched0), (inverses, nearest1, matched1))
     ):
-        known = _layer_at(points[:, view], layers[:, view])[0] != OUTSIDE
-        negative = known & (~seen | (distance > negative_threshold))
+        negative = _surely_unmatched(
+            points[:, view],
+            points[:, 1 - view],
+            mask[:, 1 - view],
+            matrices,
+            layers[:, view],
+            layers[:, 1 - view],
+            negative_threshold,
+        )
         label = torch.where(negative, -1, -2)
         label = torch.where(matched, nearest, label)
         labels[:, view] = torch.where(mask[:, view], label, -2)
