@@ -204,8 +204,8 @@ def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, sco
     unit = zoom * max(1.0, max(canvas.size) / 1600)  # about one pixel on a screen
     radius = 2.3 * unit
     order = np.argsort(scores, kind="stable")
-    ends0 = (points0[order] + 0.5) * zoom
-    ends1 = (points1[order] + (left.width + 0.5, 0.5)) * zoom
+    ends0 = np.floor((points0[order] + 0.5) * zoom)  # Pillow draws on whole pixels
+    ends1 = np.floor((points1[order] + (left.width + 0.5, 0.5)) * zoom)
     colors = np.round(255 * score_colors(scores[order])).astype(int).tolist()
     canvas = canvas.resize((canvas.width * zoom, canvas.height * zoom), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas, "RGBA")
