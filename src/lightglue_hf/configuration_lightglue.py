@@ -1,0 +1,136 @@
+"""Configuration of LightGlue, readable by and from transformers' own."""
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+
+class LightGlueConfig(PretrainedConfig):
+    """Configuration of [`LightGlueForKeypointMatching`]; the defaults are the published `superpoint_lightglue`.
+
+    Thresholds are read at every call: set `model.config.depth_confidence = -1` at any time.
+
+    Args:
+        keypoint_detector_config: configuration, or its dictionary, of any model that
+            `AutoModelForKeypointDetection` knows; SuperPoint's by default. Remote code is never run.
+        descriptor_dim: width of the matcher, a multiple of twice `num_attention_heads`.
+        num_hidden_layers: layers of self- and cross-attention.
+        num_attention_heads: heads of each attention.
+        num_key_value_heads: of grouped-query attention; `num_attention_heads` by default.
+        depth_confidence: a pair stops when more than this share of its keypoints is confident; <= 0 runs all layers.
+        width_confidence: keypoints this certain to be unmatchable are pruned; <= 0 keeps all.
+        filter_threshold: a match's score is strictly greater.
+        pruning_min_keypoints: an image with at most so many remaining keypoints is not pruned; -1 always prunes.
+            A gather pays off from about 1024 on CUDA, 1536 with flash attention (cvg/LightGlue@1fd587b).
+        input_dim: width of the descriptors that are matched; the detector's by default.
+        add_scale_ori: the positional encoding also takes each keypoint's scale and orientation (SIFT, DoGHardNet).
+        use_keypoint_detector: `False` builds the matcher alone, which takes keypoints and descriptors.
+        initializer_range: standard deviation of the weights of a new model.
+        hidden_act: activation of the feed-forward networks; the published weights use the exact "gelu".
+        attention_dropout: in training.
+        attention_bias: biases in the attention's projections.
+        trust_remote_code: accepted because saved configurations have it; never honoured (CVE-2026-5241).
+
+    Raises:
+        ValueError: a number out of its range or an unknown detector, named.
+    """
+
+    model_type = "lightglue"
+    sub_configs = {"keypoint_detector_config": AutoConfig}
+
+    def __init__(
+        self,
+        keypoint_detector_config: PretrainedConfig | dict[str, Any] | None = None,
+        descriptor_dim: int = 256,
+        num_hidden_layers: int = 9,
+        num_attention_heads: int = 4,
+        num_key_value_heads: int | None = None,
+        depth_confidence: float = 0.95,
+        width_confidence: float = 0.99,
+        filter_threshold: float = 0.1,
+        pruning_min_keypoints: int = -1,
+        input_dim: int | None = None,
+        add_scale_ori: bool = False,
+        use_keypoint_detector: bool = True,
+        initializer_range: float = 0.02,
+        hidden_act: str = "gelu",
+        attention_dropout: float = 0.0,
+        attention_bias: bool = True,
+        trust_remote_code: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        num_key_value_heads = num_key_value_heads or num_attention_heads
+        if num_hidden_layers < 1:
+            raise ValueError(f"num_hidden_layers must be at least 1, got {num_hidden_layers}")
+        if descriptor_dim % (2 * num_attention_heads):
+            raise ValueError(
+                f"descriptor_dim must be a multiple of 2 * num_attention_heads (rotary pairs), "
+                f"got {descriptor_dim} and {num_attention_heads} heads"
+            )
+        if num_attention_heads % num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads must be a multiple of num_key_value_heads, "
+                f"got {num_attention_heads} and {num_key_value_heads}"
+            )
+        self.keypoint_detector_config = detector_config(keypoint_detector_config)
+        self.descriptor_dim = descriptor_dim
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.depth_confidence = float(depth_confidence)
+        self.width_confidence = float(width_confidence)
+        self.filter_threshold = float(filter_threshold)
+        self.pruning_min_keypoints = pruning_min_keypoints
+        self.input_dim = input_dim
+        self.add_scale_ori = add_scale_ori
+        self.use_keypoint_detector = use_keypoint_detector
+        self.initializer_range = initializer_range
+        self.hidden_act = hidden_act
+        self.attention_dropout = attention_dropout
+        self.attention_bias = attention_bias
+        self.trust_remote_code = False
+        # derived; transformers reads them under these names, also from a saved configuration
+        kwargs.pop("hidden_size", None)
+        kwargs.pop("intermediate_size", None)
+        self.hidden_size = descriptor_dim
+        self.intermediate_size = 2 * descriptor_dim
+        super().__init__(**kwargs)
+
+    @property
+    def num_input_features(self) -> int:
+        """Width of the descriptors that are matched."""
+        if self.input_dim is not None:
+            return self.input_dim
+        detector = self.keypoint_detector_config
+        for name in ("descriptor_decoder_dim", "descriptor_dim"):
+            if hasattr(detector, name):
+                return getattr(detector, name)
+        raise ValueError(f"{type(detector).__name__} does not say how wide its descriptors are: set input_dim")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "LightGlueConfig":
+        """As in transformers; the detector's configuration is read as a saved one too."""
+        config_dict = dict(config_dict)
+        if isinstance(config_dict.get("keypoint_detector_config"), dict):
+            config_dict["keypoint_detector_config"] = detector_config(
+                config_dict["keypoint_detector_config"], saved=True
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+def detector_config(config: PretrainedConfig | dict[str, Any] | None, saved: bool = False) -> PretrainedConfig:
+    """The detector's configuration from whatever stands for it: nothing or a missing model type means SuperPoint."""
+    if isinstance(config, PretrainedConfig):
+        return config
+    config = dict(config or {})
+    model_type = config.pop("model_type", "superpoint")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"keypoint_detector_config has the unknown model_type {model_type!r}: "
+            "register its configuration with AutoConfig first (remote code is never run)"
+        )
+    config_class = CONFIG_MAPPING[model_type]
+    return config_class.from_dict(config) if saved else config_class(**config)
+
+
+__all__ = ["LightGlueConfig"]

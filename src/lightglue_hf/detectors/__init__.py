@@ -1,0 +1,1 @@
+"""Keypoint detectors, one file each: configuration and model together."""

@@ -1,0 +1,439 @@
+"""SuperPoint keypoint detector and descriptor (DeTone, Malisiewicz, Rabinovich, CVPRW 2018, arXiv:1712.07629).
+
+Parameter names, configuration and output are those of transformers' SuperPoint, so checkpoints are exchangeable both
+ways. Unlike there, the whole batch is processed at once, photos of different sizes can share a batch, points are kept
+away from all four borders, coordinates stay in float32 and the network can be trained.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+CELL = 8  # pixels a side of the cell that one score vector and one descriptor describe
+
+
+class SuperPointConfig(PretrainedConfig):
+    """Configuration of [`SuperPointForKeypointDetection`].
+
+    Args:
+        encoder_hidden_sizes: channels of the four encoder blocks; all but the last end in a 2x2 max-pooling.
+        decoder_hidden_size: channels of the hidden layer of both decoders.
+        keypoint_decoder_dim: 65: the 64 pixels of a cell and "no keypoint".
+        descriptor_decoder_dim: width of the descriptors.
+        keypoint_threshold: a keypoint's score is strictly greater.
+        max_keypoints: the best so many of each image are kept; -1 keeps all.
+        nms_radius: pixels; no two keypoints of an image are nearer than this along both axes.
+        border_removal_distance: pixels; keypoints nearer to an image border are removed.
+        remove_far_borders: remove them at the right and bottom borders too. `False` is what transformers' own
+            SuperPoint does (at the left and top only); configurations saved without this field are read as `False`.
+        initializer_range: standard deviation of the weights of a new model.
+
+    Raises:
+        ValueError: a number out of its range, named.
+    """
+
+    model_type = "superpoint"
+
+    def __init__(
+        self,
+        encoder_hidden_sizes: Iterable[int] = (64, 64, 128, 128),
+        decoder_hidden_size: int = 256,
+        keypoint_decoder_dim: int = CELL**2 + 1,
+        descriptor_decoder_dim: int = 256,
+        keypoint_threshold: float = 0.005,
+        max_keypoints: int = -1,
+        nms_radius: int = 4,
+        border_removal_distance: int = 4,
+        remove_far_borders: bool = True,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder_hidden_sizes = list(encoder_hidden_sizes)
+        if len(self.encoder_hidden_sizes) != 4:
+            raise ValueError(f"encoder_hidden_sizes must have four entries, got {self.encoder_hidden_sizes}")
+        if keypoint_decoder_dim != CELL**2 + 1:
+            raise ValueError(f"keypoint_decoder_dim must be {CELL**2 + 1}, got {keypoint_decoder_dim}")
+        if nms_radius < 0:
+            raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
+        if border_removal_distance < 0:
+            raise ValueError(f"border_removal_distance must be at least 0, got {border_removal_distance}")
+        self.decoder_hidden_size = decoder_hidden_size
+        self.keypoint_decoder_dim = keypoint_decoder_dim
+        self.descriptor_decoder_dim = descriptor_decoder_dim
+        self.keypoint_threshold = keypoint_threshold
+        self.max_keypoints = max_keypoints
+        self.nms_radius = nms_radius
+        self.border_removal_distance = border_removal_distance
+        self.remove_far_borders = remove_far_borders
+        self.initializer_range = initializer_range
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SuperPointConfig":
+        """As in transformers; a saved configuration without `remove_far_borders` keeps the Hub's behaviour."""
+        return super().from_dict({"remove_far_borders": False, **config_dict}, **kwargs)
+
+
+@dataclass
+class SuperPointKeypointDescriptionOutput(ModelOutput):
+    """Keypoints of a batch of images, padded to the largest count.
+
+    Args:
+        loss: scalar, only with `labels`.
+        keypoints: `(batch, n, 2)` float32, (x, y) pixels (centre of the first pixel = (0, 0)) divided by the
+            (width, height) of `pixel_values`; 0 where padding.
+        scores: `(batch, n)` float32, 0 where padding.
+        descriptors: `(batch, n, descriptor_decoder_dim)`, unit length, 0 where padding.
+        mask: `(batch, n)` int32, 1 for a keypoint and 0 for padding. Keypoints come before padding.
+        hidden_states: the output of each encoder block, `(batch, channels, height, width)`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    keypoints: torch.FloatTensor | None = None
+    scores: torch.FloatTensor | None = None
+    descriptors: torch.FloatTensor | None = None
+    mask: torch.IntTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+def max_pool(scores: Tensor, radius: int) -> Tensor:
+    """Maximum over the `(2 radius + 1)`-pixel square around each pixel of `(batch, height, width)`.
+
+    The maximum over a square is the maximum over rows of the maxima over columns: 2k comparisons a pixel, not k^2.
+    """
+    size = 2 * radius + 1
+    scores = F.max_pool2d(scores[:, None], (1, size), stride=1, padding=(0, radius))
+    return F.max_pool2d(scores, (size, 1), stride=1, padding=(radius, 0))[:, 0]
+
+
+def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:
+    """Zero all but the local maxima of `(batch, height, width)` scores >= 0.
+
+    Two more rounds look for maxima among the points that no maximum suppresses.
+    Source: SuperPoint's `simple_nms` as in cvg/LightGlue@1fd587b.
+    """
+    if radius == 0:
+        return scores
+    is_max = scores == max_pool(scores, radius)
+    for _ in range(2):
+        suppressed = max_pool(is_max.to(scores.dtype), radius) > 0
+        remaining = scores.masked_fill(suppressed, 0)
+        is_max = is_max | ((remaining == max_pool(remaining, radius)) & ~suppressed)
+    return scores.masked_fill(~is_max, 0)
+
+
+def select_keypoints(scores: Tensor, threshold: float, max_keypoints: int, fixed: bool) -> tuple[Tensor, Tensor]:
+    """The pixels with a score above the threshold, per image.
+
+    Args:
+        scores: `(batch, height, width)` float32.
+        threshold: strictly exceeded by a keypoint's score.
+        max_keypoints: the best so many are kept, then in descending order of score; otherwise all, in raster order.
+        fixed: return exactly `max_keypoints` columns and never wait for the device.
+
+    Returns:
+        indices `(batch, n)` int64 into the flattened image and values `(batch, n)`, 0 where padding.
+    """
+    batch, height, width = scores.shape
+    flat = scores.flatten(1)
+    flat = flat.masked_fill(flat <= threshold, 0)
+    if fixed:
+        values, indices = flat.topk(min(max_keypoints, height * width), dim=1)
+        # Where all fit, raster order as below; padding (value 0) stays behind.
+        all_fit = ((flat > 0).sum(1, keepdim=True) <= max_keypoints).to(indices.dtype)
+        order = torch.where(values > 0, indices * all_fit, height * width).argsort(dim=1, stable=True)
+        values, indices = values.gather(1, order), indices.gather(1, order)
+        missing = max_keypoints - values.shape[1]
+        return F.pad(indices, (0, missing)), F.pad(values, (0, missing))
+    image, pixel = flat.nonzero(as_tuple=True)
+    counts = torch.bincount(image, minlength=batch)
+    starts = counts.cumsum(0) - counts
+    column = torch.arange(len(image), device=flat.device) - starts[image]
+    n = int(counts.max()) if batch else 0
+    indices = pixel.new_zeros(batch, n)
+    values = flat.new_zeros(batch, n)
+    indices[image, column] = pixel
+    values[image, column] = flat[image, pixel]
+    if 0 <= max_keypoints < n:
+        best_values, best = values.topk(max_keypoints, dim=1)
+        all_fit = (counts <= max_keypoints)[:, None]
+        values = torch.where(all_fit, values[:, :max_keypoints], best_values)
+        indices = torch.where(all_fit, indices[:, :max_keypoints], indices.gather(1, best))
+    return indices, values
+
+
+def sample_descriptors(descriptors: Tensor, keypoints: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Descriptors at keypoints, bilinear in the map of cells, of unit length.
+
+    Args:
+        descriptors: `(batch, dim, rows, columns)`, the decoder's output.
+        keypoints: `(batch, n, 2)`, pixels (x, y).
+        sizes: `(batch, 2)` (rows, columns) of the part of the map that belongs to each image; all of it by default.
+
+    Returns:
+        `(batch, n, dim)` float32.
+
+    Source: the grid is cvg/LightGlue@1fd587b's, (k - 3.5) / (8 columns - 4.5), which ends in the last cell's centre.
+    """
+    rows, columns = descriptors.shape[-2:]
+    extent = keypoints.new_tensor([columns, rows])
+    cells = extent if sizes is None else sizes.flip(-1).to(keypoints.dtype)[:, None]
+    position = (keypoints - 3.5) / (CELL * cells - 4.5) * (cells - 1)
+    grid = position / (extent - 1).clamp(min=1) * 2 - 1
+    descriptors = F.normalize(descriptors.float(), dim=1)
+    sampled = F.grid_sample(descriptors, grid[:, None], mode="bilinear", align_corners=True)
+    return F.normalize(sampled[:, :, 0], dim=1).transpose(1, 2)
+
+
+class SuperPointConvBlock(nn.Module):
+    """Two 3x3 convolutions, each followed by ReLU, and a 2x2 max-pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int, pool: bool) -> None:
+        super().__init__()
+        self.conv_a = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv_b = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.pool = pool
+
+    def forward(self, hidden: Tensor, valid: Tensor | None = None) -> Tensor:
+        for conv in (self.conv_a, self.conv_b):
+            hidden = conv(hidden).relu_()
+            if valid is not None:  # the next convolution sees zeros outside each image, as if it were alone
+                hidden = hidden * valid
+        return F.max_pool2d(hidden, 2) if self.pool else hidden
+
+
+class SuperPointEncoder(nn.Module):
+    """Grey images to features of a cell each."""
+
+    def __init__(self, config: SuperPointConfig) -> None:
+        super().__init__()
+        widths = [1, *config.encoder_hidden_sizes]
+        last = len(widths) - 2
+        self.conv_blocks = nn.ModuleList(
+            SuperPointConvBlock(widths[i], widths[i + 1], pool=i < last) for i in range(last + 1)
+        )
+
+    def forward(self, hidden: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The output of every block. `valid` is `(batch, 1, height, width)`, 0 outside an image."""
+        outputs = []
+        for block in self.conv_blocks:
+            hidden = block(hidden, valid)
+            outputs.append(hidden)
+            if valid is not None and block.pool:
+                valid = F.max_pool2d(valid, 2)
+        return tuple(outputs)
+
+
+class SuperPointInterestPointDecoder(nn.Module):
+    """Features to the logits of a cell's 64 pixels and of "no keypoint"."""
+
+    def __init__(self, config: SuperPointConfig) -> None:
+        super().__init__()
+        self.conv_score_a = nn.Conv2d(
+            config.encoder_hidden_sizes[-1], config.decoder_hidden_size, kernel_size=3, padding=1
+        )
+        self.conv_score_b = nn.Conv2d(config.decoder_hidden_size, config.keypoint_decoder_dim, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(batch, 65, rows, columns)` float32 logits: softmax in half precision ties neighbouring scores."""
+        return self.conv_score_b(self.conv_score_a(features).relu_()).float()
+
+
+class SuperPointDescriptorDecoder(nn.Module):
+    """Features to one descriptor a cell, not normalised."""
+
+    def __init__(self, config: SuperPointConfig) -> None:
+        super().__init__()
+        self.conv_descriptor_a = nn.Conv2d(
+            config.encoder_hidden_sizes[-1], config.decoder_hidden_size, kernel_size=3, padding=1
+        )
+        self.conv_descriptor_b = nn.Conv2d(config.decoder_hidden_size, config.descriptor_decoder_dim, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv_descriptor_b(self.conv_descriptor_a(features).relu_())
+
+
+class SuperPointPreTrainedModel(PreTrainedModel):
+    config_class = SuperPointConfig
+    base_model_prefix = "superpoint"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            nn.init.zeros_(module.bias)
+
+
+class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
+    """SuperPoint: keypoints, scores and descriptors of a batch of images.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from lightglue_hf import SuperPointConfig, SuperPointForKeypointDetection
+    >>> model = SuperPointForKeypointDetection(SuperPointConfig(max_keypoints=100)).eval()
+    >>> outputs = model(torch.rand(2, 3, 120, 160))
+    >>> outputs.keypoints.shape[::2]
+    torch.Size([2, 2])
+
+    ```
+    """
+
+    def __init__(self, config: SuperPointConfig) -> None:
+        super().__init__(config)
+        self.encoder = SuperPointEncoder(config)
+        self.keypoint_decoder = SuperPointInterestPointDecoder(config)
+        self.descriptor_decoder = SuperPointDescriptorDecoder(config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: dict[str, Tensor] | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        image_sizes: Tensor | None = None,
+        fixed_shapes: bool = False,
+    ) -> SuperPointKeypointDescriptionOutput | tuple:
+        """Detect and describe keypoints.
+
+        Args:
+            pixel_values: `(batch, channels, height, width)` in [0, 1]; the first channel is used. Height and width
+                beyond a multiple of 8 see no keypoints.
+            labels: see [`superpoint_loss`]. With labels only `loss` (and `hidden_states`) are returned.
+            output_hidden_states: also return the output of each encoder block.
+            return_dict: `False` returns the tuple of the fields that are not `None`.
+            image_sizes: `(batch, 2)` int, (height, width) of the image within each `pixel_values`, which is padded
+                with zeros to its right and bottom: no keypoint comes from the padding, and each image gets what it
+                gets alone.
+            fixed_shapes: return exactly `config.max_keypoints` columns (>= 0) and never wait for the device.
+
+        Raises:
+            ValueError: `pixel_values` is not 4-dimensional, or `fixed_shapes` without `max_keypoints`.
+        """
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"pixel_values must be (batch, channels, height, width), got shape {tuple(pixel_values.shape)}"
+            )
+        config = self.config
+        if fixed_shapes and config.max_keypoints < 0:
+            raise ValueError("fixed_shapes needs config.max_keypoints >= 0")
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if return_dict is None:
+            return_dict = config.return_dict
+        height, width = pixel_values.shape[-2:]
+        if min(height, width) < CELL:  # no cell fits: let one, of which all but the image is padding
+            if image_sizes is None:
+                image_sizes = torch.tensor([[height, width]], device=pixel_values.device)
+            pixel_values = F.pad(pixel_values, (0, max(CELL - width, 0), 0, max(CELL - height, 0)))
+        rows, columns = (length // CELL for length in pixel_values.shape[-2:])
+
+        valid = cells = None
+        if image_sizes is not None:
+            cells = ((image_sizes + CELL - 1) // CELL).minimum(image_sizes.new_tensor([rows, columns]))
+            valid = inside(CELL * cells, *pixel_values.shape[-2:])[:, None].to(pixel_values.dtype)
+        hidden_states = self.encoder(pixel_values[:, :1], valid)
+        logits = self.keypoint_decoder(hidden_states[-1])
+        descriptor_map = self.descriptor_decoder(hidden_states[-1])
+
+        outputs = SuperPointKeypointDescriptionOutput(hidden_states=hidden_states if output_hidden_states else None)
+        if labels is not None:
+            outputs.loss = superpoint_loss(logits, descriptor_map, **labels)
+            return outputs if return_dict else outputs.to_tuple()
+
+        scores = F.pixel_shuffle(logits.softmax(1)[:, :-1], CELL)[:, 0]
+        if image_sizes is not None:
+            scores = scores * inside(image_sizes, *scores.shape[-2:])
+        scores = non_maximum_suppression(scores, config.nms_radius)
+        scores = scores * self._away_from_borders(scores, image_sizes)
+        indices, values = select_keypoints(scores, config.keypoint_threshold, config.max_keypoints, fixed_shapes)
+        mask = values > 0
+        keypoints = torch.stack([indices % (CELL * columns), indices // (CELL * columns)], -1).float()
+        descriptors = sample_descriptors(descriptor_map, keypoints, cells) * mask[..., None]
+
+        outputs.keypoints = keypoints / keypoints.new_tensor([width, height]) * mask[..., None]
+        outputs.scores = values
+        outputs.descriptors = descriptors.to(descriptor_map.dtype)
+        outputs.mask = mask.int()
+        return outputs if return_dict else outputs.to_tuple()
+
+    def _away_from_borders(self, scores: Tensor, image_sizes: Tensor | None) -> Tensor:
+        """`(batch or 1, height, width)` bool: the pixels where a keypoint may lie."""
+        border = self.config.border_removal_distance
+        height, width = scores.shape[-2:]
+        if image_sizes is None:
+            image_sizes = torch.tensor([[height, width]], device=scores.device)
+        last = image_sizes - border if self.config.remove_far_borders else image_sizes
+        return inside(last, height, width, first=border)
+
+
+def inside(sizes: Tensor, height: int, width: int, first: int = 0) -> Tensor:
+    """`(batch, height, width)` bool: the pixels with `first <= y < sizes[:, 0]` and `first <= x < sizes[:, 1]`."""
+    y = torch.arange(height, device=sizes.device)
+    x = torch.arange(width, device=sizes.device)
+    in_rows = (y >= first) & (y < sizes[:, :1])
+    in_columns = (x >= first) & (x < sizes[:, 1:])
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def superpoint_loss(
+    logits: Tensor,
+    descriptor_map: Tensor,
+    objectness: Tensor,
+    location: Tensor,
+    correspondences: Tensor,
+    correspondence_mask: Tensor,
+    descriptor_scale: Tensor | float = 20.0,
+) -> Tensor:
+    """Objectness + 2 location + descriptors, for pairs of images (2i, 2i + 1).
+
+    Whether a cell holds a point and where in the cell it lies are separate terms on the one softmax over 65 classes,
+    z = logsumexp(l_1..l_64) - l_65 and q = softmax(l_1..l_64), so that rare points do not drown the localisation.
+
+    Args:
+        logits: `(batch, 65, rows, columns)`.
+        descriptor_map: `(batch, dim, rows, columns)`.
+        objectness: `(batch, rows, columns)` float, 1 where the cell has a point, 0 where not, negative to ignore.
+        location: `(batch, rows, columns, 2)`, (x, y) of the point within its cell, 0..7, NaN where there is none.
+        correspondences: `(batch / 2, n, 2, 2)`, (x, y) pixels of the same point in image 0 and image 1.
+        correspondence_mask: `(batch / 2, n)` bool, `False` for padding.
+        descriptor_scale: factor of the cosine similarities.
+    """
+    z = logits[:, :-1].logsumexp(1) - logits[:, -1]
+    known = objectness >= 0
+    object_loss = F.binary_cross_entropy_with_logits(z[known], objectness[known])
+
+    has_location = ~location.isnan().any(-1)
+    log_q = logits[:, :-1].log_softmax(1).permute(0, 2, 3, 1)[has_location]
+    bins = torch.arange(CELL, device=logits.device)
+    # the true position spread by a Gaussian of 0.7 pixels over the bins of its cell
+    spread = torch.exp(-((location[has_location][:, :, None] - bins) ** 2) / (2 * 0.7**2))
+    target = (spread[:, 1, :, None] * spread[:, 0, None, :]).flatten(1)
+    target = target / target.sum(1, keepdim=True)
+    location_loss = -(target * log_q).sum(1).sum() / max(len(log_q), 1)
+
+    points0, points1 = correspondences.unbind(2)
+    descriptors0 = sample_descriptors(descriptor_map[0::2], points0)
+    descriptors1 = sample_descriptors(descriptor_map[1::2], points1)
+    similarity = descriptor_scale * descriptors0 @ descriptors1.transpose(1, 2)
+    # near another's match a descriptor cannot, and need not, differ: within 6 pixels in either view
+    near = (torch.cdist(points0, points0) < 6) | (torch.cdist(points1, points1) < 6)
+    same = torch.eye(similarity.shape[1], dtype=torch.bool, device=logits.device)
+    excluded = (near & ~same) | ~correspondence_mask[:, None, :] | ~correspondence_mask[:, :, None]
+    similarity = similarity.masked_fill(excluded & ~same, -1e4)
+    log_p = similarity.log_softmax(1).diagonal(dim1=1, dim2=2) + similarity.log_softmax(2).diagonal(dim1=1, dim2=2)
+    descriptor_loss = -0.5 * (log_p * correspondence_mask).sum() / correspondence_mask.sum().clamp(min=1)
+
+    return object_loss + 2 * location_loss + descriptor_loss
+
+
+__all__ = ["SuperPointConfig", "SuperPointForKeypointDetection", "SuperPointPreTrainedModel"]

@@ -1,0 +1,910 @@
+"""LightGlue keypoint matcher (Lindenberger, Sarlin, Pollefeys, ICCV 2023, arXiv:2306.13643).
+
+Parameter names, configuration and output are those of transformers' LightGlue, so checkpoints are exchangeable both
+ways; the mathematics is checked against cvg/LightGlue@1fd587b. One file, to be read from top to bottom: attention, a
+layer, assignment, and the model with its adaptive depth (a pair stops when it is confident) and width (points certain
+to be unmatchable are pruned), where every pair of a batch gets exactly what it gets alone.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForKeypointDetection, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from .configuration_lightglue import LightGlueConfig
+
+MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
+UNMATCHED, IGNORED = -1, -2  # in labels
+
+
+@dataclass
+class KeypointFeatures(ModelOutput):
+    """What is matched: the keypoints of images, in `shape` = `(batch, 2)` for pairs or `(images,)`.
+
+    The fields' names are the arguments of [`LightGlueForKeypointMatching.match_features`], `scores` apart.
+
+    Args:
+        keypoints: `(*shape, n, 2)` float32, (x, y) pixels, centre of the first pixel = (0, 0).
+        descriptors: `(*shape, n, d)`.
+        mask: `(*shape, n)` int32, 1 for a keypoint and 0 for padding.
+        image_sizes: `(*shape, 2)` int64, (height, width) of the image that the keypoints live in.
+        scores: `(*shape, n)`, the detector's.
+    """
+
+    keypoints: torch.FloatTensor | None = None
+    descriptors: torch.FloatTensor | None = None
+    mask: torch.IntTensor | None = None
+    image_sizes: torch.LongTensor | None = None
+    scores: torch.FloatTensor | None = None
+
+
+@dataclass
+class LightGlueKeypointMatchingOutput(ModelOutput):
+    """Matches of `batch` pairs of images with at most `n` keypoints each.
+
+    Args:
+        loss: scalar, only with `labels`.
+        matches: `(batch, 2, n)` int64, index of the matched keypoint in the other image, -1 for none.
+        matching_scores: `(batch, 2, n)`, probability that the mutually best pair is a match; also given where it is
+            below `config.filter_threshold` and so no match.
+        keypoints: `(batch, 2, n, 2)` float32, (x, y) pixels divided by the (width, height) of each one's
+            `image_sizes`; absent if those are unknown.
+        prune: `(batch, 2, n)` int64, 1 + the rounds of pruning survived; the number of layers where
+            `config.width_confidence` turns pruning off; 0 where padding.
+        mask: `(batch, 2, n)` int32, 1 for a keypoint and 0 for padding.
+        hidden_states: seven per layer that ran: its input, after self-attention, the self-attention's feed-forward
+            input (twice as wide) and output, the layer's output, the cross-attention's feed-forward input and output.
+            `(2 * pairs, k, width)`, of the pairs that had not stopped and their remaining points.
+        attentions: two per layer that ran, self and cross, `(2 * pairs, heads, k, k)`.
+        stop: `(batch,)` int64, the layer after which each pair stopped, 1 to the number of layers.
+        image_sizes: `(batch, 2, 2)` int64, (height, width) that `keypoints` are relative to.
+    """
+
+    loss: torch.FloatTensor | None = None
+    matches: torch.LongTensor | None = None
+    matching_scores: torch.FloatTensor | None = None
+    keypoints: torch.FloatTensor | None = None
+    prune: torch.LongTensor | None = None
+    mask: torch.IntTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    stop: torch.LongTensor | None = None
+    image_sizes: torch.LongTensor | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Positions
+
+
+def normalize_keypoints(keypoints: Tensor, mask: Tensor | None, image_sizes: Tensor | None) -> Tensor:
+    """Centre an image's keypoints and divide them by half its longer side, the same for both axes.
+
+    Args:
+        keypoints: `(..., n, 2)` float32 pixels (x, y).
+        mask: `(..., n)` bool, `False` for padding.
+        image_sizes: `(..., 2)` (height, width); without it the extent of the keypoints, 1 + max - min.
+
+    Source: cvg/LightGlue@1fd587b, `normalize_keypoints`.
+    """
+    if image_sizes is not None:
+        size = image_sizes.flip(-1).to(keypoints.dtype)
+    else:
+        low, high = keypoints, keypoints
+        if mask is not None:
+            low = low.masked_fill(~mask[..., None], math.inf)
+            high = high.masked_fill(~mask[..., None], -math.inf)
+        extent = high.amax(-2) - low.amin(-2)
+        size = 1 + torch.where(extent.isfinite(), extent, 0)
+    return (keypoints - size[..., None, :] / 2) / (size.amax(-1)[..., None, None] / 2)
+
+
+class LightGluePositionalEncoder(nn.Module):
+    """Learned Fourier frequencies of the positions, for the rotary encoding (paper, section 3.1)."""
+
+    def __init__(self, config: LightGlueConfig) -> None:
+        super().__init__()
+        inputs = 4 if config.add_scale_ori else 2
+        self.projector = nn.Linear(inputs, config.descriptor_dim // config.num_attention_heads // 2, bias=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """`(..., n, 2 or 4)` -> cosines and sines `(..., n, head_dim / 2)`, in float32 whatever the weights."""
+        angles = F.linear(positions.float(), self.projector.weight.float())
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the adjacent pairs of `(batch, heads, n, head_dim)` by the angles of `(batch, n, head_dim / 2)`."""
+    cos, sin = (angle[:, None] for angle in rotary)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attention
+
+
+@dataclass
+class AttentionMask:
+    """Which keys exist, `(batch, keys)` bool, and which queries, `(batch, queries)` bool."""
+
+    keys: Tensor
+    queries: Tensor
+
+    def visible(self) -> Tensor:
+        """`(batch, 1, 1, keys)` bool; an image of nothing but padding attends to all of it, for want of a number."""
+        return (self.keys | ~self.keys.any(-1, keepdim=True))[:, None, None, :]
+
+    def additive(self, dtype: torch.dtype) -> Tensor:
+        """`(batch, 1, 1, keys)`, the lowest finite number where padding."""
+        visible = self.visible()
+        return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def eager_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, scaling: float, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """`(batch, heads, n, head_dim)` -> the same and the weights `(batch, heads, queries, keys)`."""
+    similarity = query @ key.transpose(2, 3) * scaling
+    if mask is not None:
+        similarity = similarity.masked_fill(~mask.visible(), torch.finfo(similarity.dtype).min)
+    weights = similarity.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, dropout) @ value, weights
+
+
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, **kwargs: Any
+) -> Tensor:
+    """Flash attention among images of different counts: their points are packed without padding.
+
+    transformers' own unpadding takes one mask for queries and keys, which cross-attention does not have.
+    """
+
+    def lengths(valid: Tensor) -> tuple[Tensor, int]:
+        counts = valid.sum(1)
+        return F.pad(counts.cumsum(0), (1, 0)).int(), int(counts.max())
+
+    queries, keys = mask.queries, mask.keys
+    cu_seq_lens_q, max_length_q = lengths(queries)
+    cu_seq_lens_k, max_length_k = lengths(keys)
+    packed, _ = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation](
+        module,
+        *(x.transpose(1, 2)[valid][None].transpose(1, 2) for x, valid in ((query, queries), (key, keys), (value, keys))),
+        None,
+        cu_seq_lens_q=cu_seq_lens_q,
+        cu_seq_lens_k=cu_seq_lens_k,
+        max_length_q=max_length_q,
+        max_length_k=max_length_k,
+        **kwargs,
+    )
+    output = torch.zeros_like(query.transpose(1, 2))
+    output[queries] = packed[0].to(output.dtype)
+    return output.transpose(1, 2)
+
+
+class LightGlueAttention(nn.Module):
+    """Multi-head attention, of an image's points among themselves or to the other image's."""
+
+    def __init__(self, config: LightGlueConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.descriptor_dim // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        width, key_value_width = config.descriptor_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(width, width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(width, key_value_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(width, key_value_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(width, width, bias=config.attention_bias)
+        self._shared: tuple[tuple[int, ...], bool] = ((), False)
+
+    def shares_projection(self) -> bool:
+        """Whether queries and keys are projected alike, as in the published weights (cvg's `to_qk`).
+
+        The comparison is kept until the weights change; a compiled graph takes the last one.
+        """
+        if self.training or self.num_key_value_groups > 1:
+            return False
+        if not torch.compiler.is_compiling():
+            parameters = [*self.q_proj.parameters(), *self.k_proj.parameters()]
+            state = tuple(x for p in parameters for x in (id(p), p.data_ptr(), p._version))
+            if self._shared[0] != state:
+                pairs = zip(self.q_proj.parameters(), self.k_proj.parameters(), strict=True)
+                self._shared = state, all(torch.equal(q, k) for q, k in pairs)
+        return self._shared[1]
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: AttentionMask | None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        cross: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden: `(2 * pairs, n, width)`, image 0 and 1 of each pair in turn.
+            mask: of keys and queries; `None` if there is no padding.
+            rotary: of self-attention.
+            cross: to the other image of the pair.
+            output_attentions: also return the weights `(2 * pairs, heads, n, n)`, computed by plain attention.
+        """
+        query = self.split_heads(self.q_proj(hidden))
+        key = query if cross and self.shares_projection() else self.split_heads(self.k_proj(hidden))
+        value = self.split_heads(self.v_proj(hidden))
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
+        if cross:
+            key, value = swap_images(key), swap_images(value)
+        attended, weights = self.attend(query, key, value, mask, output_attentions)
+        return self.o_proj(attended.transpose(1, 2).flatten(2)), weights
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        implementation = self.config._attn_implementation
+        dropout = self.config.attention_dropout if self.training else 0.0
+        groups = self.num_key_value_groups
+        if output_attentions or implementation in ("eager", None):
+            key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
+            return eager_attention(query, key, value, mask, self.scaling, dropout)
+        if implementation == "sdpa":
+            visible = None if mask is None else mask.visible()
+            attended = F.scaled_dot_product_attention(
+                query, key, value, visible, dropout, scale=self.scaling, enable_gqa=groups > 1
+            )
+            return attended, None
+        if mask is not None and "flash" in implementation:
+            return packed_attention(self, query, key, value, mask, dropout=dropout, scaling=self.scaling), None
+        additive = None if mask is None else mask.additive(query.dtype).expand(-1, -1, query.shape[2], -1)
+        attend = ALL_ATTENTION_FUNCTIONS[implementation]
+        attended, _ = attend(self, query, key, value, additive, dropout=dropout, scaling=self.scaling)
+        return attended.transpose(1, 2), None
+
+
+def swap_images(x: Tensor) -> Tensor:
+    """`(2 * pairs, ...)` -> the same with the images of each pair exchanged."""
+    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+class LightGlueMLP(nn.Module):
+    """Linear, LayerNorm, activation, Linear; twice as wide as the points."""
+
+    def __init__(self, config: LightGlueConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.intermediate_size, config.intermediate_size)
+        self.layer_norm = nn.LayerNorm(config.intermediate_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.descriptor_dim)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.fc2(self.activation_fn(self.layer_norm(self.fc1(hidden))))
+
+
+class LightGlueTransformerLayer(nn.Module):
+    """Self-attention in each image, then cross-attention between them, each with a feed-forward network."""
+
+    def __init__(self, config: LightGlueConfig) -> None:
+        super().__init__()
+        self.self_attention = LightGlueAttention(config)
+        self.self_mlp = LightGlueMLP(config)
+        self.cross_attention = LightGlueAttention(config)
+        self.cross_mlp = LightGlueMLP(config)
+
+    def forward(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, output_attentions: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """`(2 * pairs, n, width)` -> the same, the layer's seven hidden states and two attentions."""
+        self_mask = cross_mask = None
+        if mask is not None:
+            self_mask = AttentionMask(keys=mask, queries=mask)
+            cross_mask = AttentionMask(keys=swap_images(mask), queries=mask)
+        message, self_weights = self.self_attention(hidden, self_mask, rotary, output_attentions=output_attentions)
+        self_input = torch.cat([hidden, message], -1)
+        self_output = self.self_mlp(self_input)
+        middle = hidden + self_output
+        message, cross_weights = self.cross_attention(
+            middle, cross_mask, cross=True, output_attentions=output_attentions
+        )
+        cross_input = torch.cat([middle, message], -1)
+        cross_output = self.cross_mlp(cross_input)
+        output = middle + cross_output
+        states = (hidden, middle, self_input, self_output, output, cross_input, cross_output)
+        return output, states, (self_weights, cross_weights)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Assignment
+
+
+class LightGlueMatchAssignmentLayer(nn.Module):
+    """Similarity of the points of a pair and how matchable each is (paper, section 3.2)."""
+
+    def __init__(self, config: LightGlueConfig) -> None:
+        super().__init__()
+        self.final_projection = nn.Linear(config.descriptor_dim, config.descriptor_dim)
+        self.matchability = nn.Linear(config.descriptor_dim, 1)
+
+    def forward(self, descriptors: Tensor, mask: Tensor | None) -> "Assignment":
+        """Of `(pairs, 2, n, width)` descriptors and their mask `(pairs, 2, n)`."""
+        projected = self.final_projection(descriptors) / descriptors.shape[-1] ** 0.25
+        similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
+        excluded = None
+        if mask is not None:
+            excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
+            similarity = similarity.masked_fill(excluded, MASKED)
+        return Assignment(similarity, self.matchability(descriptors).squeeze(-1).float(), excluded)
+
+    def unmatchable(self, descriptors: Tensor, width_confidence: float) -> Tensor:
+        """The points that are unmatchable with at least that confidence."""
+        return self.matchability(descriptors).squeeze(-1).float().sigmoid() <= 1 - width_confidence
+
+
+@dataclass
+class Assignment:
+    """Soft partial assignment of the points of each pair, in float32 (paper, equation 9).
+
+    Args:
+        similarity: `(pairs, n, n)`.
+        matchability: `(pairs, 2, n)` logits.
+        excluded: `(pairs, n, n)` bool where either point is padding, or `None`.
+    """
+
+    similarity: Tensor
+    matchability: Tensor
+    excluded: Tensor | None
+
+    def log_probability(self) -> Tensor:
+        """`(pairs, n, n)` log P: log-softmax over rows and over columns, and both matchabilities."""
+        similarity = self.similarity
+        certainty = F.logsigmoid(self.matchability)
+        row_offset = certainty[:, 0] - similarity.logsumexp(2)
+        column_offset = certainty[:, 1] - similarity.logsumexp(1)
+        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
+        return log_p if self.excluded is None else log_p.masked_fill(self.excluded, -math.inf)
+
+    def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
+        """Mutually best pairs: matches `(pairs, 2, n)`, -1 for none or not above the threshold, and their scores."""
+        log_p = self.log_probability()
+        best, matches0 = log_p.max(2)
+        matches1 = log_p.argmax(1)
+        indices = torch.arange(log_p.shape[1], device=log_p.device)
+        mutual0 = matches1.gather(1, matches0) == indices
+        mutual1 = matches0.gather(1, matches1) == indices
+        scores0 = best.exp() * mutual0
+        scores1 = scores0.gather(1, matches1) * mutual1
+        scores = torch.stack([scores0, scores1], 1)
+        valid = torch.stack([mutual0, mutual1], 1) & (scores > filter_threshold)
+        if self.excluded is not None:  # a threshold below 0 must not match padding
+            valid = valid & torch.stack([~self.excluded.all(2), ~self.excluded.all(1)], 1)
+        return torch.stack([matches0, matches1], 1).masked_fill(~valid, -1), scores
+
+    def negative_log_likelihood(self, labels: Tensor) -> Tensor:
+        """`(pairs,)` loss of ground-truth labels `(pairs, 2, n)`: half matchable, half unmatchable points.
+
+        Source: glue-factory@2d17e3b, NLL loss with balancing 0.5.
+        """
+        positive = labels[:, 0] >= 0
+        partner = labels[:, 0].clamp(min=0)
+        log_p = self.log_probability().gather(2, partner[..., None])[..., 0]
+        positives = log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp(min=1)
+        negative = labels == UNMATCHED
+        log_unmatchable = F.logsigmoid(-self.matchability).masked_fill(~negative, 0)
+        negatives = log_unmatchable.sum((1, 2)) / negative.sum((1, 2)).clamp(min=1)
+        return -0.5 * (positives + negatives)
+
+    def assigned(self) -> Tensor:
+        """`(pairs, 2, n)` int64: to which point each is most likely assigned, `n` for "unmatchable"."""
+        log_p = self.log_probability()
+        unmatchable = F.logsigmoid(-self.matchability)
+
+        def best(log_p: Tensor, unmatchable: Tensor) -> Tensor:
+            value, index = log_p.max(2)
+            return torch.where(value > unmatchable, index, log_p.shape[2])
+
+        return torch.stack([best(log_p, unmatchable[:, 0]), best(log_p.transpose(1, 2), unmatchable[:, 1])], 1)
+
+
+class LightGlueTokenConfidenceLayer(nn.Module):
+    """How sure a point is that later layers will not change its match (paper, section 3.3)."""
+
+    def __init__(self, config: LightGlueConfig) -> None:
+        super().__init__()
+        self.token = nn.Linear(config.descriptor_dim, 1)
+
+    def forward(self, descriptors: Tensor) -> Tensor:
+        """`(..., n, width)` -> `(..., n)` logits; trained without changing the descriptors."""
+        return self.token(descriptors.detach()).squeeze(-1).float()
+
+
+def confidence_threshold(layer: int, num_layers: int) -> float:
+    """Confidence that counts as sure after `layer` (from 0): lower later (paper, appendix; cvg/LightGlue@1fd587b)."""
+    return min(max(0.8 + 0.1 * math.exp(-4.0 * layer / num_layers), 0.0), 1.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+
+
+@dataclass
+class Points:
+    """The points still in play, of the pairs still in play.
+
+    Args:
+        pair: `(pairs,)` int64, row in the batch.
+        index: `(pairs, 2, k)` int64, column in the batch.
+        mask: `(pairs, 2, k)` bool; `None` if there is no padding.
+        descriptors: `(pairs, 2, k, width)`.
+        cos, sin: `(pairs, 2, k, head_dim / 2)`.
+    """
+
+    pair: Tensor
+    index: Tensor
+    mask: Tensor | None
+    descriptors: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def of_pairs(self, rows: Tensor) -> "Points":
+        """The pairs `rows` alone."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Points(self.pair[rows], self.index[rows], mask, self.descriptors[rows], self.cos[rows], self.sin[rows])
+
+    def kept(self, keep: Tensor, count: int, padded: bool) -> "Points":
+        """The points `keep` `(pairs, 2, k)` alone, in their order, in `count` columns."""
+        order = (~keep).to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]
+
+        def gather(x: Tensor) -> Tensor:
+            return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1]))
+
+        mask = keep.gather(2, order) if padded else None
+        index = self.index.gather(2, order)
+        return Points(self.pair, index, mask, gather(self.descriptors), gather(self.cos), gather(self.sin))
+
+
+class LightGluePreTrainedModel(PreTrainedModel):
+    config_class = LightGlueConfig
+    base_model_prefix = "lightglue"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True
+    _supports_flex_attn = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LightGluePositionalEncoder):
+            nn.init.normal_(module.projector.weight)  # frequencies, not weights
+        elif isinstance(module, nn.Linear):
+            if module.in_features <= 4 and module.bias is None:
+                return
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class LightGlueForKeypointMatching(LightGluePreTrainedModel):
+    """Match the keypoints of pairs of images.
+
+    `forward` is `extract_features` followed by `match_features`, each of use alone: features extracted once can be
+    matched against many.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching
+    >>> config = LightGlueConfig(descriptor_dim=64, num_hidden_layers=2)
+    >>> model = LightGlueForKeypointMatching(config).eval()
+    >>> photos = torch.rand(3, 3, 120, 160)
+    >>> features = model.extract_features(photos)
+    >>> pairs = torch.tensor([[0, 1], [0, 2], [1, 2]])
+    >>> outputs = model.match_features(
+    ...     features.keypoints[pairs], features.descriptors[pairs], features.mask[pairs], features.image_sizes[pairs]
+    ... )
+    >>> outputs.stop.shape
+    torch.Size([3])
+
+    ```
+    """
+
+    def __init__(self, config: LightGlueConfig) -> None:
+        super().__init__(config)
+        if config.use_keypoint_detector:
+            # eager, whatever the matcher's: a detector without attention declares no other
+            self.keypoint_detector = AutoModelForKeypointDetection.from_config(
+                config.keypoint_detector_config, attn_implementation="eager"
+            )
+        width = config.num_input_features
+        different = width != config.descriptor_dim
+        self.input_projection = nn.Linear(width, config.descriptor_dim) if different else nn.Identity()
+        self.positional_encoder = LightGluePositionalEncoder(config)
+        layers = range(config.num_hidden_layers)
+        self.transformer_layers = nn.ModuleList(LightGlueTransformerLayer(config) for _ in layers)
+        self.match_assignment_layers = nn.ModuleList(LightGlueMatchAssignmentLayer(config) for _ in layers)
+        self.token_confidence = nn.ModuleList(LightGlueTokenConfidenceLayer(config) for _ in layers[:-1])
+        self.post_init()
+
+    # -- the two halves
+
+    def extract_features(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> KeypointFeatures:
+        """Detect and describe the keypoints of images.
+
+        Args:
+            pixel_values: `(batch, 2, channels, height, width)` or `(images, channels, height, width)`.
+            image_sizes: `(batch, 2, 2)` or `(images, 2)`, (height, width) of the images within `pixel_values`, the
+                rest of which is padding; all of it by default.
+
+        Raises:
+            ValueError: no detector, another shape, or NaN or Inf in `pixel_values`.
+        """
+        if not self.config.use_keypoint_detector:
+            raise ValueError("this model has no keypoint detector: give match_features keypoints and descriptors")
+        if pixel_values.ndim not in (4, 5) or (pixel_values.ndim == 5 and pixel_values.shape[1] != 2):
+            raise ValueError(
+                "pixel_values must be (batch, 2, channels, height, width) or (images, channels, height, width), "
+                f"got shape {tuple(pixel_values.shape)}"
+            )
+        self._refuse_non_finite(pixel_values=pixel_values)
+        shape, (height, width) = pixel_values.shape[:-3], pixel_values.shape[-2:]
+        pixels = pixel_values.reshape(-1, *pixel_values.shape[-3:])
+        parameters = inspect.signature(self.keypoint_detector.forward).parameters
+        detector_config = self.config.keypoint_detector_config
+        options: dict[str, Any] = {}
+        if "fixed_shapes" in parameters and self._is_static() and detector_config.max_keypoints >= 0:
+            options["fixed_shapes"] = True
+        if image_sizes is not None and "image_sizes" in parameters:
+            options["image_sizes"] = image_sizes.reshape(-1, 2)
+        relative, scores, descriptors, mask = self.keypoint_detector(pixels, return_dict=False, **options)[:4]
+        keypoints = relative.float() * torch.tensor([width, height], device=relative.device)
+        if image_sizes is None:
+            image_sizes = torch.tensor([height, width], device=pixels.device).expand(*shape, 2)
+        elif "image_sizes" not in options:  # a detector that does not know of padding: drop what it found there
+            size = image_sizes.reshape(-1, 1, 2).flip(-1)
+            mask = mask * (keypoints < size).all(-1)
+        return KeypointFeatures(
+            keypoints=keypoints.unflatten(0, shape),
+            descriptors=descriptors.unflatten(0, shape),
+            mask=mask.int().unflatten(0, shape),
+            image_sizes=image_sizes,
+            scores=scores.unflatten(0, shape),
+        )
+
+    def match_features(
+        self,
+        keypoints: Tensor,
+        descriptors: Tensor,
+        mask: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        scales: Tensor | None = None,
+        orientations: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        labels: Tensor | None = None,
+    ) -> LightGlueKeypointMatchingOutput:
+        """Match the keypoints of pairs of images.
+
+        Args:
+            keypoints: `(batch, 2, n, 2)` float32 pixels (x, y), centre of the first pixel = (0, 0).
+            descriptors: `(batch, 2, n, d)`, d as the model was made for.
+            mask: `(batch, 2, n)`, nonzero for a keypoint and 0 for padding, wherever it stands; all are keypoints by
+                default.
+            image_sizes: `(batch, 2, 2)` (height, width) of each image; without it the extent of its keypoints.
+            scales: `(batch, 2, n)`, only (and always) for models with `config.add_scale_ori`.
+            orientations: `(batch, 2, n)` radians, likewise.
+            output_hidden_states, output_attentions: also return those.
+            labels: `(batch, 2, n)` int64, index of the true match in the other image, -1 for none, -2 to ignore.
+                With labels all layers run, whatever the confidences.
+
+        Raises:
+            ValueError: an argument of another shape or missing, or NaN or Inf in it, named. (In static mode on an
+                accelerator values are not looked at, because that would wait for the device.)
+        """
+        config = self.config
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        self._check_features(keypoints, descriptors, mask, image_sizes, scales, orientations, labels)
+        keypoints = keypoints.float()
+        relative = None if image_sizes is None else keypoints / image_sizes.flip(-1)[:, :, None, :]
+        mask_output = torch.ones_like(keypoints[..., 0], dtype=torch.int32) if mask is None else mask.int()
+        outputs = LightGlueKeypointMatchingOutput(keypoints=relative, mask=mask_output, image_sizes=image_sizes)
+
+        if mask is not None:
+            mask = mask.bool()
+            if not self._is_static() and bool(mask.all()):
+                mask = None
+        positions = normalize_keypoints(keypoints, mask, image_sizes)
+        if scales is not None and orientations is not None:
+            positions = torch.cat([positions, scales[..., None].float(), orientations[..., None].float()], -1)
+        cos, sin = self.positional_encoder(positions)
+        weight = self.positional_encoder.projector.weight
+        hidden = self.input_projection(descriptors.to(weight.dtype))
+        batch, _, n, _ = keypoints.shape
+        points = Points(
+            pair=torch.arange(batch, device=keypoints.device),
+            index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
+            mask=mask,
+            descriptors=hidden,
+            cos=cos,
+            sin=sin,
+        )
+        record = Record(output_hidden_states, output_attentions)
+        if labels is not None:
+            outputs.loss = self._loss(points, labels, record)
+        elif self._is_static() or n == 0:
+            self._match_all_layers(points, outputs, record)
+        else:
+            self._match_adaptively(points, outputs, record)
+        outputs.hidden_states, outputs.attentions = record.results()
+        return outputs
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        image_sizes: Tensor | None = None,
+        keypoints: Tensor | None = None,
+        descriptors: Tensor | None = None,
+        mask: Tensor | None = None,
+        scales: Tensor | None = None,
+        orientations: Tensor | None = None,
+    ) -> LightGlueKeypointMatchingOutput | tuple:
+        """Match pairs of images, or of features that were extracted before.
+
+        Args:
+            pixel_values: `(batch, 2, channels, height, width)` in [0, 1]; or else
+            keypoints, descriptors, mask, scales, orientations: as in [`match_features`].
+            labels: as in [`match_features`]; of the keypoints that the detector finds, or that are given.
+            output_attentions, output_hidden_states: also return those.
+            return_dict: `False` returns the tuple of the fields that are not `None`.
+            image_sizes: `(batch, 2, 2)` (height, width) of each image; with `pixel_values` all of it by default.
+
+        Raises:
+            ValueError: an argument of another shape or missing, or NaN or Inf in it, named.
+        """
+        if (pixel_values is None) == (keypoints is None or descriptors is None):
+            raise ValueError("give either pixel_values, or keypoints and descriptors")
+        if pixel_values is not None:
+            if pixel_values.ndim != 5:
+                raise ValueError(
+                    "pixel_values must be (batch, 2, channels, height, width), "
+                    f"got shape {tuple(pixel_values.shape)}"
+                )
+            features = self.extract_features(pixel_values, image_sizes)
+            keypoints, descriptors = features.keypoints, features.descriptors
+            mask, image_sizes = features.mask, features.image_sizes
+        outputs = self.match_features(
+            keypoints,
+            descriptors,
+            mask,
+            image_sizes,
+            scales,
+            orientations,
+            output_hidden_states,
+            output_attentions,
+            labels,
+        )
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return outputs if return_dict else outputs.to_tuple()
+
+    # -- how the layers are run
+
+    def _is_static(self) -> bool:
+        """No stopping and no pruning: shapes do not depend on values, and nothing waits for the device."""
+        return self.config.depth_confidence <= 0 and self.config.width_confidence <= 0
+
+    def _run_layer(self, i: int, points: Points, record: "Record") -> None:
+        pairs = len(points.pair)
+        mask = None if points.mask is None else points.mask.flatten(0, 1)
+        rotary = points.cos.flatten(0, 1), points.sin.flatten(0, 1)
+        hidden, states, attentions = self.transformer_layers[i](
+            points.descriptors.flatten(0, 1), rotary, mask, record.output_attentions
+        )
+        record.add(states, attentions)
+        points.descriptors = hidden.unflatten(0, (pairs, 2))
+
+    def _match_all_layers(self, points: Points, outputs: LightGlueKeypointMatchingOutput, record: "Record") -> None:
+        """Static mode: every pair and point through every layer."""
+        layers = self.config.num_hidden_layers
+        mask = outputs.mask.bool()
+        empty = ~mask.any(-1).all(-1)
+        outputs.stop = torch.where(empty, 1, layers)  # without points in both images no layer is needed
+        outputs.prune = mask * layers
+        if mask.shape[-1] == 0:
+            outputs.matches = outputs.prune - 1
+            outputs.matching_scores = points.cos.new_zeros(mask.shape)
+            return
+        for i in range(layers):
+            self._run_layer(i, points, record)
+        outputs.matches, scores = self.match_assignment_layers[-1](points.descriptors, points.mask).matches(
+            self.config.filter_threshold
+        )
+        outputs.matching_scores = scores.to(points.descriptors.dtype)
+
+    def _match_adaptively(self, points: Points, outputs: LightGlueKeypointMatchingOutput, record: "Record") -> None:
+        """Stop each pair when it is confident and prune its points on the way; one wait for the device a layer."""
+        config = self.config
+        layers, depth, width = config.num_hidden_layers, config.depth_confidence, config.width_confidence
+        valid = outputs.mask.bool()
+        initial = valid.sum((1, 2))
+        outputs.matches = torch.full_like(points.index, -1, memory_format=torch.contiguous_format)
+        outputs.matching_scores = points.descriptors.new_zeros(valid.shape)
+        outputs.prune = valid * (layers if width <= 0 else 1)
+        outputs.stop = torch.full_like(points.pair, layers)
+        points = self._drop_empty_pairs(points, valid, outputs, stop=1)
+        for i in range(layers - 1):
+            if len(points.pair) == 0:
+                return
+            self._run_layer(i, points, record)
+            keep = torch.ones_like(points.index, dtype=torch.bool) if points.mask is None else points.mask
+            stopped = torch.zeros_like(points.pair, dtype=torch.bool)
+            important = torch.zeros_like(keep)
+            threshold = confidence_threshold(i, layers)
+            if depth > 0:
+                confidence = self.token_confidence[i](points.descriptors).sigmoid()
+                unsure = ((confidence < threshold) & keep).sum((1, 2))
+                stopped = 1 - unsure / initial[points.pair] > depth
+                important = confidence <= threshold
+            if width > 0:
+                important = important | ~self.match_assignment_layers[i].unmatchable(points.descriptors, width)
+                pruned = keep.sum(-1, keepdim=True) > config.pruning_min_keypoints
+                important = important | ~pruned
+                survived = (important & keep & pruned & ~stopped[:, None, None]).to(outputs.prune.dtype)
+                outputs.prune[points.pair] = outputs.prune[points.pair].scatter_add(2, points.index, survived)
+            else:
+                important = torch.ones_like(keep)
+            if stopped.any():
+                self._assign(points.of_pairs(stopped), i, outputs)
+                outputs.stop[points.pair[stopped]] = i + 1
+                points, keep, important = points.of_pairs(~stopped), keep[~stopped], important[~stopped]
+            points = self._drop_empty_pairs(points, keep & important, outputs, stop=i + 2)
+        if len(points.pair):
+            self._run_layer(layers - 1, points, record)
+            self._assign(points, layers - 1, outputs)
+
+    def _drop_empty_pairs(
+        self, points: Points, keep: Tensor, outputs: LightGlueKeypointMatchingOutput, stop: int
+    ) -> Points:
+        """The points `keep` alone. A pair that has none left in an image has no matches: it stops."""
+        counts = keep.sum(-1)
+        if len(counts) == 0:
+            return points
+        longest, shortest = counts.max().item(), counts.min().item()
+        if shortest == 0:
+            full = (counts > 0).all(-1)
+            outputs.stop[points.pair[~full]] = stop
+            return self._drop_empty_pairs(points.of_pairs(full), keep[full], outputs, stop)
+        if shortest == points.index.shape[-1]:
+            return points
+        return points.kept(keep, longest, padded=shortest < longest)
+
+    def _assign(self, points: Points, i: int, outputs: LightGlueKeypointMatchingOutput) -> None:
+        """Match what is left of the pairs after layer `i`; indices go back to the batch's columns."""
+        matches, scores = self.match_assignment_layers[i](points.descriptors, points.mask).matches(
+            self.config.filter_threshold
+        )
+        partners = points.index.flip(1).gather(2, matches.clamp(min=0))
+        matches = torch.where(matches >= 0, partners, -1)
+        outputs.matches[points.pair] = outputs.matches[points.pair].scatter(2, points.index, matches)
+        scores = scores.to(outputs.matching_scores.dtype)
+        outputs.matching_scores[points.pair] = outputs.matching_scores[points.pair].scatter(2, points.index, scores)
+
+    def _loss(self, points: Points, labels: Tensor, record: "Record") -> Tensor:
+        """Assignment loss of every layer, and of the token confidences, which changes nothing but them.
+
+        The confidence of a layer learns whether a point is assigned as by the last layer. Source: paper, section 3.4;
+        glue-factory@2d17e3b with gamma = 1.
+        """
+        layers = self.config.num_hidden_layers
+        if points.mask is not None:
+            labels = labels.masked_fill(~points.mask, IGNORED)
+        assignment_loss = points.cos.new_zeros(())
+        logits, assigned = [], []
+        for i, assignment_layer in enumerate(self.match_assignment_layers):
+            self._run_layer(i, points, record)
+            assignment = assignment_layer(points.descriptors, points.mask)
+            assignment_loss = assignment_loss + assignment.negative_log_likelihood(labels).mean() / layers
+            with torch.no_grad():
+                assigned.append(assignment.assigned())
+            if i < layers - 1:
+                logits.append(self.token_confidence[i](points.descriptors))
+        if layers == 1:
+            return assignment_loss
+        targets = torch.stack([a == assigned[-1] for a in assigned[:-1]]).float()
+        losses = F.binary_cross_entropy_with_logits(torch.stack(logits), targets, reduction="none")
+        valid = torch.ones_like(losses[0]) if points.mask is None else points.mask.to(losses.dtype)
+        per_image = (losses * valid).sum(-1) / valid.sum(-1).clamp(min=1)
+        return assignment_loss + per_image.mean()
+
+    # -- arguments
+
+    def _check_features(
+        self,
+        keypoints: Tensor,
+        descriptors: Tensor,
+        mask: Tensor | None,
+        image_sizes: Tensor | None,
+        scales: Tensor | None,
+        orientations: Tensor | None,
+        labels: Tensor | None,
+    ) -> None:
+        """Raise a ValueError that names what is missing, of another shape, or not finite."""
+        if keypoints.ndim != 4 or keypoints.shape[1] != 2 or keypoints.shape[3] != 2:
+            raise ValueError(f"keypoints must be (batch, 2, n, 2), got shape {tuple(keypoints.shape)}")
+        points = tuple(keypoints.shape[:3])
+        takes_scales = self.config.add_scale_ori
+        expected = {
+            "descriptors": (descriptors, (*points, self.config.num_input_features), True),
+            "mask": (mask, points, False),
+            "image_sizes": (image_sizes, (points[0], 2, 2), False),
+            "scales": (scales, points, takes_scales),
+            "orientations": (orientations, points, takes_scales),
+            "labels": (labels, points, False),
+        }
+        for name, (value, shape, required) in expected.items():
+            if value is None:
+                if required:
+                    raise ValueError(f"{name} {shape} is required")
+            elif tuple(value.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+            elif name in ("scales", "orientations") and not takes_scales:
+                raise ValueError(f"{name} given, but the model was made without (config.add_scale_ori is False)")
+        self._refuse_non_finite(
+            keypoints=keypoints, descriptors=descriptors, scales=scales, orientations=orientations
+        )
+
+    def _refuse_non_finite(self, **tensors: Tensor | None) -> None:
+        """Raise a ValueError that names the tensor with NaN or Inf; not where looking would wait for the device."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        for name, tensor in tensors.items():
+            if tensor is None or (self._is_static() and tensor.device.type != "cpu"):
+                continue
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} contains NaN or Inf")
+
+
+class Record:
+    """The hidden states and attentions that were asked for."""
+
+    def __init__(self, output_hidden_states: bool, output_attentions: bool) -> None:
+        self.output_hidden_states = output_hidden_states
+        self.output_attentions = output_attentions
+        self.hidden_states: tuple[Tensor, ...] = ()
+        self.attentions: tuple[Tensor, ...] = ()
+
+    def add(self, states: tuple[Tensor, ...], attentions: tuple[Tensor | None, ...]) -> None:
+        if self.output_hidden_states:
+            self.hidden_states += states
+        if self.output_attentions:
+            self.attentions += tuple(a for a in attentions if a is not None)
+
+    def results(self) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        return (
+            self.hidden_states if self.output_hidden_states else None,
+            self.attentions if self.output_attentions else None,
+        )
+
+
+__all__ = ["LightGlueForKeypointMatching", "LightGluePreTrainedModel"]

@@ -1,0 +1,353 @@
+"""Training from procedural images only: the detector, then the matcher in two stages, on `transformers.Trainer`.
+
+No photo is used and nothing is distilled from other weights. docs/training.md holds the recipe and its figures.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .detectors.superpoint import (
+    CELL,
+    SuperPointConfig,
+    SuperPointForKeypointDetection,
+    max_pool,
+)
+from .homographies import PlanarPairs, ground_truth_matches, project_points, render_textures, sample_pairs
+
+TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
+STRONG_THRESHOLD = 4e-4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The detector's teacher
+
+
+def corner_response(images: Tensor) -> Tensor:
+    """Smaller eigenvalue of the structure tensor, at two scales.
+
+    Args:
+        images: `(batch, height, width)` grey in [0, 1].
+
+    Returns:
+        `(batch, height, width)` lambda_min(sigma 1.2) + 1/2 lambda_min(sigma 2.4), squared grey levels per pixel.
+    """
+    padded = F.pad(images[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    dx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    dy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    products = torch.stack([dx * dx, dy * dy, dx * dy], dim=1)
+
+    def smaller_eigenvalue(sigma: float) -> Tensor:
+        xx, yy, xy = gaussian_blur(products, sigma).unbind(1)
+        return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
+
+    return smaller_eigenvalue(1.2) + 0.5 * smaller_eigenvalue(2.4)
+
+
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur `(..., height, width)` with a Gaussian of `sigma` pixels; borders are replicated.
+
+    As two products with banded matrices, because convolutions of single channels are several times slower.
+    """
+
+    def band(length: int) -> Tensor:
+        position = torch.arange(length, device=images.device)
+        radius = math.ceil(3 * sigma)
+        offset = torch.arange(-radius, radius + 1, device=images.device)
+        weight = torch.exp(-(offset**2) / (2 * sigma**2)).to(images.dtype)
+        source = (position[:, None] + offset).clamp(0, length - 1)
+        matrix = images.new_zeros(length, length)
+        return matrix.scatter_add(1, source, (weight / weight.sum()).expand(length, -1))
+
+    height, width = images.shape[-2:]
+    return band(height) @ (images @ band(width).T)
+
+
+def teacher_keypoints(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The strongest corners of each image, at least 4 pixels apart and from the borders.
+
+    Args:
+        images: `(batch, height, width)` grey in [0, 1], without noise.
+        count: of the corners returned.
+
+    Returns:
+        `(batch, count, 2)` (x, y) pixels and `(batch, count)` responses, 0 where padding.
+    """
+    response = corner_response(images)
+    peaks = response.masked_fill((response < max_pool(response, 4)) | (response < TEACHER_THRESHOLD), 0)
+    peaks = F.pad(peaks[:, 4:-4, 4:-4], (4, 4, 4, 4))
+    values, indices = peaks.flatten(1).topk(count, dim=1)
+    width = images.shape[-1]
+    return torch.stack([indices % width, indices // width], -1).to(images.dtype), values
+
+
+def detector_labels(
+    pairs: PlanarPairs, generator: torch.Generator, count: int = 256, correspondences: int = 192
+) -> dict[str, Tensor]:
+    """What [`superpoint_loss`] learns from, out of pairs with known geometry.
+
+    A point is a corner found in both views (mutual nearest, less than 2 pixels apart), at the mean of the two
+    positions, or a strong corner whose partner is out of frame. Cells with other corners are ignored.
+
+    Args:
+        pairs: of `batch` pairs.
+        generator: of the random positions.
+        count: of the corners looked for in each view.
+        correspondences: per pair, for the descriptors: points, then other corners, and a tenth random positions.
+    """
+    batch, _, height, width = pairs.clean.shape
+    points, responses = teacher_keypoints(pairs.clean.flatten(0, 1), count)
+    points, responses = points.unflatten(0, (batch, 2)), responses.unflatten(0, (batch, 2))
+    found = responses > 0
+    inverse = torch.linalg.inv(pairs.homographies)
+    layers0, layers1 = pairs.layers.unbind(1)
+    in1, visible0 = project_points(points[:, 0], pairs.homographies, layers0, layers1)
+    in0, visible1 = project_points(points[:, 1], inverse, layers1, layers0)
+
+    distance = torch.maximum(torch.cdist(in1, points[:, 1]), torch.cdist(points[:, 0], in0))
+    possible = (found[:, 0] & visible0)[:, :, None] & (found[:, 1] & visible1)[:, None, :]
+    distance = distance.masked_fill(~possible, math.inf)
+    nearest0, nearest1 = distance.argmin(2), distance.argmin(1)
+    indices = torch.arange(count, device=points.device).expand(batch, -1)
+    agreed0 = (nearest1.gather(1, nearest0) == indices) & (distance.amin(2) < 2)
+    agreed1 = (nearest0.gather(1, nearest1) == indices) & (distance.amin(1) < 2)
+    agreed = torch.stack([agreed0, agreed1], 1)
+
+    partner0 = in0.gather(1, nearest0[..., None].expand(-1, -1, 2))
+    partner1 = in1.gather(1, nearest1[..., None].expand(-1, -1, 2))
+    mean = (points + torch.stack([partner0, partner1], 1)) / 2
+    positions = torch.where(agreed[..., None], mean, points)
+    left_frame = torch.stack([leaves_frame(in1, height, width), leaves_frame(in0, height, width)], 1)
+    positive = agreed | (left_frame & (responses > STRONG_THRESHOLD))
+
+    objectness, location = cell_labels(
+        positions.flatten(0, 1), positive.flatten(), found.flatten(), responses.flatten(), height, width
+    )
+    random = torch.rand(batch, correspondences // 10, 2, generator=generator).to(points)
+    random = random * points.new_tensor([width - 1, height - 1])
+    candidates = torch.cat([torch.where(agreed0[..., None], mean[:, 0], points[:, 0]), random], 1)
+    in1, visible = project_points(candidates, pairs.homographies, layers0, layers1)
+    priority = torch.cat([agreed0 + found[:, 0] + responses[:, 0].clamp(max=0.5), torch.full_like(random[..., 0], 3)], 1)
+    priority = priority * visible
+    value, chosen = priority.topk(correspondences, dim=1)
+    chosen = chosen[..., None].expand(-1, -1, 2)
+    return {
+        "objectness": objectness,
+        "location": location,
+        "correspondences": torch.stack([candidates.gather(1, chosen), in1.gather(1, chosen)], 2),
+        "correspondence_mask": value >= 1,
+    }
+
+
+def leaves_frame(points: Tensor, height: int, width: int) -> Tensor:
+    """`(..., 2)` pixels (x, y) -> whether each lies outside the image."""
+    x, y = points.unbind(-1)
+    return ~((x > -0.5) & (y > -0.5) & (x < width - 0.5) & (y < height - 0.5))
+
+
+def cell_labels(
+    positions: Tensor, positive: Tensor, found: Tensor, strength: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Points to the labels of their cells; the strongest point of a cell counts.
+
+    Args:
+        positions: `(images, n, 2)` pixels (x, y).
+        positive, found, strength: `(images * n,)`; what is found and not positive makes its cell ignored.
+
+    Returns:
+        objectness `(images, rows, columns)` in {1, 0, -1} and location `(images, rows, columns, 2)`, NaN without one.
+    """
+    images, n, _ = positions.shape
+    rows, columns = height // CELL, width // CELL
+    cell = ((positions + 0.5) / CELL).floor().long()
+    cell = cell.clamp(min=0).minimum(cell.new_tensor([columns - 1, rows - 1]))
+    image = torch.arange(images, device=positions.device)[:, None]
+    flat_cell = ((image * rows + cell[..., 1]) * columns + cell[..., 0]).flatten()
+    objectness = positions.new_zeros(images * rows * columns)
+    objectness[flat_cell[found]] = -1
+    objectness[flat_cell[positive]] = 1
+    best = positions.new_zeros(images * rows * columns)
+    best.scatter_reduce_(0, flat_cell, strength * positive, "amax")
+    wins = positive & (strength == best[flat_cell])
+    location = positions.new_full((images * rows * columns, 2), math.nan)
+    location[flat_cell[wins]] = (positions - CELL * cell).flatten(0, 1)[wins]
+    return objectness.view(images, rows, columns), location.view(images, rows, columns, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batch normalisation while training
+
+
+def insert_batch_norm(model: SuperPointForKeypointDetection) -> None:
+    """Give every convolution before a ReLU a batch norm, and all of them He-initialised weights."""
+    for parent, name in convolutions_before_relu(model):
+        conv = getattr(parent, name)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        setattr(parent, name, nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels)))
+    for conv in (model.keypoint_decoder.conv_score_b, model.descriptor_decoder.conv_descriptor_b):
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+
+
+@torch.no_grad()
+def fold_batch_norm(model: SuperPointForKeypointDetection) -> None:
+    """Undo [`insert_batch_norm`]: a plain SuperPoint that computes what the model in `eval()` mode computes."""
+    model.eval()
+    for parent, name in convolutions_before_relu(model):
+        conv, norm = getattr(parent, name)
+        setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+
+
+def convolutions_before_relu(model: SuperPointForKeypointDetection) -> list[tuple[nn.Module, str]]:
+    blocks = [(block, name) for block in model.encoder.conv_blocks for name in ("conv_a", "conv_b")]
+    return [*blocks, (model.keypoint_decoder, "conv_score_a"), (model.descriptor_decoder, "conv_descriptor_a")]
+
+
+class DetectorWithScale(nn.Module):
+    """A SuperPoint and the learned factor of its cosine similarities, which only the loss needs."""
+
+    def __init__(self, model: SuperPointForKeypointDetection) -> None:
+        super().__init__()
+        self.model = model
+        self.log_scale = nn.Parameter(torch.tensor(2.7))
+
+    def forward(self, pixel_values: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        scale = self.log_scale.exp().clamp(max=40)
+        return {"loss": self.model(pixel_values, labels={**labels, "descriptor_scale": scale}).loss}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Recipes
+
+
+@dataclass
+class Recipe:
+    """What a training run is made of; written beside its weights."""
+
+    output_dir: str = field(metadata={"help": "the trained model and its checkpoints; an unfinished run is resumed"})
+    pairs: int = field(default=100_000, metadata={"help": "pairs seen in all"})
+    batch_size: int = field(default=16, metadata={"help": "pairs a step"})
+    height: int = field(default=192, metadata={"help": "pixels"})
+    width: int = field(default=256, metadata={"help": "pixels"})
+    textures: int = field(default=1500, metadata={"help": "procedural canvases to draw the pairs from"})
+    multi_plane: float = field(default=0.4, metadata={"help": "share of pairs of several planes with parallax"})
+    unrelated: float = field(default=0.0, metadata={"help": "share of pairs without overlap"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "its peak, after the warm-up; cosine to a hundredth"})
+    weight_decay: float = 1e-4
+    warmup_steps: int = 60
+    max_grad_norm: float = 2.0
+    bf16: bool = field(default=True, metadata={"help": "bfloat16 autocast"})
+    seed: int = 0
+    save_steps: int = 500
+    workers: int = field(default=1, metadata={"help": "processes that make the pairs"})
+
+    def texture_bank(self) -> Tensor:
+        """Canvases twice as large as the images, rendered once and kept in `output_dir`."""
+        path = Path(self.output_dir, f"textures-{self.textures}-{2 * self.height}x{2 * self.width}-{self.seed}.npy")
+        return cached_textures(path, self.textures, 2 * self.height, 2 * self.width, self.seed)
+
+
+@dataclass
+class DetectorRecipe(Recipe):
+    """The detector and its descriptor, from scratch or from `initial_model`."""
+
+    initial_model: str | None = field(default=None, metadata={"help": "directory of a SuperPoint to go on from"})
+    encoder_hidden_sizes: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    decoder_hidden_size: int = 128
+    descriptor_decoder_dim: int = 64
+
+
+def cached_textures(path: Path, count: int, height: int, width: int, seed: int) -> Tensor:
+    import numpy as np
+
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        textures = render_textures(count, height, width, seed)
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, textures)
+        partial.rename(path)
+    return torch.from_numpy(np.load(path))
+
+
+class DetectorCollator:
+    """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its pair."""
+
+    def __init__(self, textures: Tensor, recipe: Recipe) -> None:
+        self.textures = textures
+        self.recipe = recipe
+
+    def __call__(self, seeds: Sequence[int]) -> dict[str, Any]:
+        recipe = self.recipe
+        pairs = sample_pairs(self.textures, seeds, recipe.height, recipe.width, multi_plane=recipe.multi_plane)
+        generator = torch.Generator().manual_seed(seeds[0])
+        pixel_values = pairs.images.flatten(0, 1)[:, None].contiguous(memory_format=torch.channels_last)
+        return {"pixel_values": pixel_values, "labels": detector_labels(pairs, generator)}
+
+
+def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
+    """Train a SuperPoint and save it, plain (batch norm folded), in `recipe.output_dir`."""
+    torch.manual_seed(recipe.seed)
+    if recipe.initial_model is None:
+        config = SuperPointConfig(
+            encoder_hidden_sizes=recipe.encoder_hidden_sizes,
+            decoder_hidden_size=recipe.decoder_hidden_size,
+            descriptor_decoder_dim=recipe.descriptor_decoder_dim,
+        )
+        model = SuperPointForKeypointDetection(config)
+        insert_batch_norm(model)
+    else:
+        model = SuperPointForKeypointDetection.from_pretrained(recipe.initial_model)
+    wrapper = DetectorWithScale(model.to(memory_format=torch.channels_last))
+    run_trainer(wrapper, DetectorCollator(recipe.texture_bank(), recipe), recipe)
+    if recipe.initial_model is None:
+        fold_batch_norm(model)
+    save_trained(model, recipe)
+    return model
+
+
+def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
+    """Fit `model` with `transformers.Trainer` on `recipe.pairs` seeds; goes on from the last checkpoint, if any."""
+    try:
+        from transformers import Trainer, TrainingArguments
+        from transformers.trainer_utils import get_last_checkpoint
+
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise ImportError("training needs accelerate: pip install lightglue-hf[train]") from error
+    arguments = TrainingArguments(
+        output_dir=recipe.output_dir,
+        per_device_train_batch_size=recipe.batch_size,
+        max_steps=recipe.pairs // recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.01},
+        warmup_steps=recipe.warmup_steps,
+        bf16=recipe.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=recipe.seed,
+        dataloader_num_workers=recipe.workers,
+        remove_unused_columns=False,
+        logging_steps=50,
+        save_steps=recipe.save_steps,
+        save_total_limit=2,
+        report_to="none",
+    )
+    first = recipe.seed * 1_000_000_000  # runs with other seeds see other pairs
+    seeds = range(first, first + recipe.pairs)
+    trainer = Trainer(model=model, args=arguments, train_dataset=seeds, data_collator=collator)  # type: ignore[arg-type]
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(recipe.output_dir))
+    Path(recipe.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+
+
+def save_trained(model: Any, recipe: Recipe) -> None:
+    model.eval().to(memory_format=torch.contiguous_format).save_pretrained(recipe.output_dir)
+    Path(recipe.output_dir, "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
