@@ -350,6 +350,7 @@ def _render_canvas(rng: np.random.Generator, height: int, width: int) -> np.ndar
     kinds = rng.choice(len(_BANK), size=5, p=_BANK_WEIGHTS)
     bank = [(_BANK[kind][0](rng, _TILE) * 255).astype(np.uint8) for kind in kinds]
     textures = [_texture(rng, height, width, bank) for _ in range(5)]
+    grain = _fractal_noise(rng, _TILE) - 0.5  # no surface is perfectly even
     canvas = (textures[0] - 0.5) * np.float32(rng.uniform(0.3, 1.0)) + np.float32(rng.uniform(0.25, 0.75))
 
     unit = min(height, width) / 384
@@ -373,6 +374,8 @@ def _render_canvas(rng: np.random.Generator, height: int, width: int) -> np.ndar
             draw.line(ends.tolist(), fill=255, width=int(rng.integers(1, 9)))
         canvas += np.asarray(layer.reduce(2), dtype=np.float32) / 255 * (np.float32(rng.random()) - canvas)
     canvas *= np.exp(np.float32(rng.uniform(0, 0.3)) * _smooth_field(rng, height, width, int(rng.integers(1, 4))))
+    repeats = -(-max(height, width) // _TILE)
+    canvas += np.tile(grain, (repeats, repeats))[:height, :width] * np.float32(0.25 * rng.random() ** 2)
     low_value, high_value = np.percentile(canvas[::4, ::4], [0.5, 99.5])
     canvas = (canvas - low_value) * np.float32(rng.uniform(0.75, 1) / max(high_value - low_value, 0.05))
     image = Image.fromarray((np.clip(canvas + rng.uniform(0, 0.15), 0, 1) * 255).astype(np.uint8))
