@@ -458,11 +458,6 @@ def brute_projection(
     return place, bool(layers1[row, column] == layer)
 
 
-def _extremes(around: np.ndarray, centre: int) -> set[int]:
-    known = around[around != OUTSIDE]
-    return {int(known.min()), int(known.max()), int(centre)} if len(known) else set()
-
-
 def brute_labels(keypoints: np.ndarray, mask: np.ndarray, matrices: np.ndarray, layers: np.ndarray) -> np.ndarray:
     count = keypoints.shape[1]
     inverses = np.linalg.inv(matrices)
@@ -498,7 +493,7 @@ def brute_labels(keypoints: np.ndarray, mask: np.ndarray, matrices: np.ndarray, 
                 x, y = math.floor(place[0] + 0.5), math.floor(place[1] + 0.5)
                 if not (0 <= x < other.shape[1] and 0 <= y < other.shape[0]):
                     continue
-                if layer not in _extremes(other[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2], other[y, x]):
+                if layer not in other[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]:
                     continue
                 distances = np.linalg.norm(keypoints[1 - view] - place, axis=1)[mask[1 - view]]
                 possible = possible or distances.min() <= 5

@@ -1098,36 +1098,46 @@ def project_points(points: Tensor, homographies: Tensor, layers0: Tensor, layers
     return projected, front & inside & (layer != OUTSIDE) & (landed == layer)
 
 
-def _nearby_layers(layers: Tensor) -> list[Tensor]:
-    """The least and the greatest layer id in the 3x3 pixels around each pixel (off the canvas counts for none)."""
-    ids = layers[:, None].float()
-    known = ids != OUTSIDE
-    least = -F.max_pool2d(torch.where(known, -ids, -float(OUTSIDE)), 3, 1, 1)
-    greatest = F.max_pool2d(torch.where(known, ids, -1.0), 3, 1, 1)
-    greatest = torch.where(greatest < 0, float(OUTSIDE), greatest)
-    return [least[:, 0].to(torch.uint8), greatest[:, 0].to(torch.uint8)]
+_FAR = 1e6
+"""A coordinate in pixels that is near to nothing: +_FAR for padding, -_FAR for a projection that is not seen."""
 
 
-def _surely_unmatched(
-    points: Tensor,
-    others: Tensor,
-    other_mask: Tensor,
-    homographies: Tensor,
-    layers: Tensor,
-    other_layers: Tensor,
-    threshold: float,
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    """All distances between `(batch, n, 2)` and `(batch, m, 2)`, `(batch, n, m)` float32, without cancellation."""
+    return torch.cdist(first.float(), second.float(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _layers_around(points: Tensor, layers: Tensor) -> Tensor:
+    """The layer ids of the 3x3 pixels around each point, `(batch, n, 9)` int64; the rim of the image is repeated."""
+    height, width = layers.shape[-2:]
+    x, y = (points + 0.5).floor().clamp(-2, max(height, width) + 2).long().unbind(-1)
+    offset = torch.arange(-1, 2, device=points.device)
+    rows = (y[..., None] + offset).clamp(0, height - 1)
+    columns = (x[..., None] + offset).clamp(0, width - 1)
+    positions = (rows[..., :, None] * width + columns[..., None, :]).flatten(1)
+    return layers.flatten(1).gather(1, positions).long().unflatten(1, (-1, 9))
+
+
+def _matchable_elsewhere(
+    points: Tensor, others: Tensor, homographies: Tensor, layers: Tensor, other_layers: Tensor, threshold: float
 ) -> Tensor:
-    """Whether no layer within a pixel of each point brings it near a keypoint of the other image, `(batch, n)`."""
-    nearby = _nearby_layers(other_layers)
-    unmatched = _layer_at(points, layers)[0] != OUTSIDE
-    for candidates in [layers, *_nearby_layers(layers)]:
-        layer, _ = _layer_at(points, candidates)
-        projected, front = _project_on(points, homographies, layer)
-        landed = [_layer_at(projected, ids)[0] for ids in (other_layers, *nearby)]
-        seen = front & (layer != OUTSIDE) & torch.stack([ids == layer for ids in landed]).any(0)
-        distance = torch.cdist(projected, others).masked_fill(~other_mask[:, None], float("inf")).amin(2)
-        unmatched &= ~seen | (distance > threshold)
-    return unmatched
+    """Whether another reading of a silhouette brings a point near a keypoint of the other image, `(batch, n)` bool.
+
+    The readings: the point lies on the least or the greatest of the layers around it instead of its own, and its
+    layer is seen somewhere in the 3x3 pixels where it lands. `others` has its padding at `_FAR`.
+    """
+    own, _ = _layer_at(points, layers)
+    around = _layers_around(points, layers)
+    known = around != OUTSIDE
+    possible = torch.zeros_like(own, dtype=torch.bool)
+    for layer in (own, torch.where(known, around, OUTSIDE).amin(-1), torch.where(known, around, -1).amax(-1)):
+        projected, front = _project_on(points, homographies, layer.clamp_min(0))
+        landed, inside = _layer_at(projected, other_layers)
+        seen = front & inside & known.any(-1) & (_layers_around(projected, other_layers) == layer[..., None]).any(-1)
+        item, index = torch.nonzero(seen & ((landed != layer) | (layer != own)), as_tuple=True)
+        distances = _distances(projected[item, index][:, None], others[item]).flatten(1)
+        possible[item, index] |= distances.amin(1) <= threshold
+    return possible
 
 
 def ground_truth_matches(
@@ -1166,33 +1176,25 @@ def ground_truth_matches(
     points = keypoints.double().masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN included
     there, seen0 = project_points(points[:, 0], homographies, layers[:, 0], layers[:, 1])
     back, seen1 = project_points(points[:, 1], inverses, layers[:, 1], layers[:, 0])
-    infinite = float("inf")
-    valid0, valid1 = mask[:, 0], mask[:, 1]
-    pair = valid0[:, :, None] & valid1[:, None, :]
-    forth = torch.cdist(there, points[:, 1]).masked_fill(~pair, infinite)
-    along = torch.cdist(points[:, 0], back).masked_fill(~pair, infinite)
-    both = torch.maximum(forth, along).masked_fill(~(seen0[:, :, None] & seen1[:, None, :]), infinite)
     labels = torch.full(mask.shape, -2, dtype=torch.int64, device=mask.device)
     if points.shape[2] == 0:
         return labels
+    start = torch.where(mask[..., None], points, _FAR)
+    forth = _distances(torch.where((seen0 & mask[:, 0])[..., None], there, -_FAR), start[:, 1])
+    along = _distances(start[:, 0], torch.where((seen1 & mask[:, 1])[..., None], back, -_FAR))
+    both = torch.maximum(forth, along)
     best0, nearest0 = both.min(2)
     best1, nearest1 = both.min(1)
     count = torch.arange(points.shape[2], device=mask.device)
     matched0 = (nearest1.gather(1, nearest0) == count) & (best0 < positive_threshold)
     matched1 = (nearest0.gather(1, nearest1) == count) & (best1 < positive_threshold)
-    for view, (matrices, nearest, matched) in enumerate(
-        ((homographies, nearest0, matched0), (inverses, nearest1, matched1))
+    for view, (matrices, nearest, matched, distance) in enumerate(
+        ((homographies, nearest0, matched0, forth.amin(2)), (inverses, nearest1, matched1, along.amin(1)))
     ):
-        negative = _surely_unmatched(
-            points[:, view],
-            points[:, 1 - view],
-            mask[:, 1 - view],
-            matrices,
-            layers[:, view],
-            layers[:, 1 - view],
-            negative_threshold,
-        )
-        label = torch.where(negative, -1, -2)
+        here, other = layers[:, view], layers[:, 1 - view]
+        known = _layer_at(points[:, view], here)[0] != OUTSIDE
+        doubtful = _matchable_elsewhere(points[:, view], start[:, 1 - view], matrices, here, other, negative_threshold)
+        label = torch.where(known & ~doubtful & (distance > negative_threshold), -1, -2)
         label = torch.where(matched, nearest, label)
         labels[:, view] = torch.where(mask[:, view], label, -2)
     return labels
