@@ -1,0 +1,308 @@
+"""The command `lightglue-hf`: match two photos, or see a demonstration.
+
+    lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
+    lightglue-hf demo
+
+Errors are one line on the standard error stream, and the exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import __version__, bundled_checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+BUNDLED = "tiny"
+EPILOG = "Points are (x, y) in pixels of the upright photo; the centre of the first pixel is (0, 0)."
+
+
+class CommandError(Exception):
+    """An error of the user's, not of the program: its message is all there is to say."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class Matches(NamedTuple):
+    """What a model says of a pair: points in pixels of the photos, and how it got there."""
+
+    keypoints0: np.ndarray
+    keypoints1: np.ndarray
+    matching_scores: np.ndarray
+    found: list[int]  # keypoints in each image
+    stop: int | None  # the layer after which the model stopped
+    layers: int | None
+    seconds: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not _is_the_users(error):
+            raise
+        print(f"lightglue-hf: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def match(args: argparse.Namespace) -> None:
+    """Match two photos, print the counts, draw and save the matches."""
+    from .image_processing_lightglue import load_image
+
+    images = [load_image(path) for path in args.images]
+    result = _match(images, args)
+    for path, image, count in zip(args.images, images, result.found):
+        print(f"{path}: {image.width} x {image.height}, {count} keypoints")
+    _report(result, args)
+    inliers = _report_inliers(result)
+    if args.output:
+        _draw(images, result, args.output)
+    if args.save:
+        _save(images, result, inliers, args)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Match a stereo pair whose truth is known, and count what is right."""
+    from PIL import Image
+
+    from .evaluation import match_precision
+
+    try:
+        from skimage.data import stereo_motorcycle
+    except ImportError as error:
+        raise ImportError("The demonstration needs scikit-image: install lightglue-hf[demo].") from error
+    left, right, disparity = stereo_motorcycle()
+    images = [Image.fromarray(pixels) for pixels in (left, right)]
+    print("A motorcycle, twice: real photos with known disparity (Middlebury 2014, in scikit-image)")
+    result = _match(images, args)
+    print(f"{left.shape[1]} x {left.shape[0]} pixels, {result.found[0]} and {result.found[1]} keypoints")
+    _report(result, args)
+    judged = match_precision(result.keypoints0, result.keypoints1, disparity)
+    print(
+        f"{judged.correct} matches are correct: within 3 px of the truth, of {judged.judged} whose truth is known "
+        f"(precision {judged.precision:.3f})"
+    )
+    _draw(images, result, args.output)
+
+
+def _match(images: list[Image], args: argparse.Namespace) -> Matches:
+    """Load the model, set what the options set, and match one pair."""
+    import torch
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processor, model = _load(args.model, device, args.dtype)
+    detector = getattr(model.config, "keypoint_detector_config", None)
+    if args.max_keypoints and detector is not None:
+        detector.max_keypoints = args.max_keypoints
+    if args.threshold is not None:
+        model.config.filter_threshold = args.threshold
+
+    start = time.perf_counter()
+    options = {"size": {"longest_edge": args.size}} if args.size else {}
+    inputs = processor([images], return_tensors="pt", **options).to(device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    sizes = [[(image.height, image.width) for image in images]]
+    (pair,) = processor.post_process_keypoint_matching(outputs, sizes, threshold=args.threshold or 0.0)
+    arrays = {name: value.float().cpu().numpy() for name, value in pair.items()}
+    seconds = time.perf_counter() - start
+    stop = getattr(outputs, "stop", None)
+    return Matches(
+        **arrays,
+        found=(outputs.mask[0] > 0).sum(dim=-1).tolist(),
+        stop=None if stop is None else int(stop[0]),
+        layers=getattr(model.config, "num_hidden_layers", None),
+        seconds=seconds,
+    )
+
+
+def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """Read a processor and a model whose weights are all there, from the package, a directory or the Hub."""
+    import torch
+    import transformers
+    from transformers import AutoImageProcessor, AutoModelForKeypointMatching
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    directory = bundled_checkpoint(name) if name == BUNDLED else Path(name).expanduser()
+    if not directory.is_dir() and (directory.exists() or name.startswith((".", "/", "~"))):
+        raise CommandError(f"{name} is no directory with a model")
+    try:
+        where = str(directory) if directory.is_dir() else name
+        processor = AutoImageProcessor.from_pretrained(where)
+        model, info = AutoModelForKeypointMatching.from_pretrained(
+            where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # whatever a broken file makes transformers, safetensors or json raise
+        raise CommandError(f"cannot load the model {name}: {_one_line(error)}") from error
+    for kind in ("missing_keys", "unexpected_keys"):
+        if info[kind]:
+            keys = sorted(info[kind])
+            raise CommandError(f"cannot load the model {name}: {len(keys)} {kind.replace('_', ' ')}, {keys[0]} first")
+    return processor, model.eval().to(device)
+
+
+def _report(result: Matches, args: argparse.Namespace) -> None:
+    layers = f", stopped after layer {result.stop} of {result.layers}" if result.stop is not None else ""
+    print(f"{len(result.keypoints0)} matches{layers}, in {result.seconds:.2f} s without loading the model")
+
+
+def _report_inliers(result: Matches) -> np.ndarray | None:
+    """Print how many matches agree with a fundamental matrix, and return which; None without PoseLib."""
+    from .evaluation import estimate_fundamental
+
+    try:
+        matrix, inliers = estimate_fundamental(result.keypoints0, result.keypoints1)
+    except ImportError as error:
+        print(f"Inliers are not counted: {error}")
+        return None
+    if matrix is None:
+        print("no fundamental matrix found")
+    else:
+        print(f"{inliers.sum()} inliers of a fundamental matrix (1.5 px), {inliers.mean():.0%} of the matches")
+    return inliers
+
+
+def _draw(images: list[Image], result: Matches, path: Path) -> None:
+    from .visualization import draw_matches
+
+    left, right = images
+    draw_matches(left, right, result.keypoints0, result.keypoints1, result.matching_scores).save(path)
+    print(f"wrote {path}")
+
+
+def _save(images: list[Image], result: Matches, inliers: np.ndarray | None, args: argparse.Namespace) -> None:
+    """Write the matches and what they are of, as JSON or as NumPy arrays with the rest in `metadata`."""
+    import numpy as np
+
+    arrays = {name: getattr(result, name) for name in ("keypoints0", "keypoints1", "matching_scores")}
+    if inliers is not None:
+        arrays["inliers"] = inliers
+    metadata = {
+        "images": args.images,
+        "image_sizes": [[image.height, image.width] for image in images],  # (height, width)
+        "model": args.model,
+        "dtype": args.dtype,
+        "stop": result.stop,
+        "seconds": round(result.seconds, 4),
+        "version": __version__,
+    }
+    if args.save.suffix.lower() == ".json":
+        lists = {name: values.tolist() for name, values in arrays.items()}
+        args.save.write_text(json.dumps(metadata | lists) + "\n")
+    else:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays, metadata=np.array(json.dumps(metadata)))
+        args.save.write_bytes(buffer.getvalue())
+    print(f"wrote {args.save}")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="lightglue-hf", description="LightGlue keypoint matching.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    options = Parser(add_help=False)
+    options.add_argument(
+        "--model",
+        default=BUNDLED,
+        metavar="DIR_OR_HUB_ID",
+        help=f'"{BUNDLED}", the checkpoint in this package (default), a directory or a name on the Hub',
+    )
+    options.add_argument("--max-keypoints", type=_count, metavar="N", help="the best N of each photo")
+    options.add_argument("--size", type=_count, metavar="N", help="resize the longer side of each photo to N pixels")
+    options.add_argument("--threshold", type=_score, metavar="T", help="keep matches that score above T")
+    options.add_argument("--device", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cuda where there is one)")
+    options.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+
+    help_match = "match two photos"
+    parser_match = commands.add_parser("match", parents=[options], help=help_match, epilog=EPILOG)
+    parser_match.add_argument("images", nargs=2, metavar="PHOTO", help="path or URL; EXIF orientation is applied")
+    parser_match.add_argument("-o", "--output", type=_picture, metavar="PNG", help="draw the matches")
+    parser_match.add_argument("--save", type=_table, metavar="FILE", help="write the matches to a .json or .npz file")
+    parser_match.set_defaults(run=match)
+
+    help_demo = "match a stereo pair whose truth is known, with 1024 keypoints unless told otherwise"
+    parser_demo = commands.add_parser("demo", parents=[options], help=help_demo)
+    parser_demo.add_argument("-o", "--output", type=_picture, default=Path("demo.png"), metavar="PNG")
+    parser_demo.set_defaults(run=demo, max_keypoints=1024)
+    return parser
+
+
+def _number(text: str, convert: Callable[[str], float], valid: Callable[[float], bool], what: str) -> Any:
+    try:
+        value = convert(text)
+    except ValueError:
+        value = math.nan
+    if not valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _count(text: str) -> int:
+    return _number(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def _score(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def _picture(text: str) -> Path:
+    from PIL import Image
+
+    readable = Image.registered_extensions()
+    return _target(text, {suffix for suffix, kind in readable.items() if kind in Image.SAVE}, ".png or .jpg")
+
+
+def _table(text: str) -> Path:
+    return _target(text, {".json", ".npz"}, ".json or .npz")
+
+
+def _target(text: str, suffixes: set[str], examples: str) -> Path:
+    """Return the path of a file to write, and refuse before the work is done what cannot be written after it."""
+    path = Path(text)
+    if path.suffix.lower() not in suffixes:
+        raise argparse.ArgumentTypeError(f"cannot tell how to write {text!r}: the name must end in {examples}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the directory of {text!r} does not exist")
+    return path
+
+
+def _is_the_users(error: Exception) -> bool:
+    """Is this what wrong files, options or machines cause, rather than a fault in the program?"""
+    from PIL.Image import DecompressionBombError
+
+    return isinstance(error, (CommandError, DecompressionBombError, ImportError, OSError, RuntimeError, ValueError))
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:400]}..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
