@@ -249,8 +249,8 @@ def test_errors_of_models(capsys, photos, checkpoint, tmp_path):
 
     assert "no directory with a model" in error(capsys, "match", *photos, "--model", tmp_path / "nowhere")
     assert "no directory with a model" in error(capsys, "match", *photos, "--model", photos[0])
-    assert "cannot load the model" in error(capsys, "match", *photos, "--model", tmp_path)  # empty
-    assert "cannot load the model some/model" in error(capsys, "match", *photos, "--model", "some/model")  # offline
+    assert "there is no config.json" in error(capsys, "match", *photos, "--model", tmp_path)
+    assert "some/model from the Hub" in error(capsys, "match", *photos, "--model", "some/model")  # offline
 
     directory, weights = copy("truncated")
     weights.write_bytes(weights.read_bytes()[:-100])

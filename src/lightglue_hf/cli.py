@@ -147,20 +147,26 @@ def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     directory = bundled_checkpoint(name) if name == BUNDLED else Path(name).expanduser()
-    if not directory.is_dir() and (directory.exists() or name.startswith((".", "/", "~"))):
+    if directory.is_dir():
+        for file in ("config.json", "preprocessor_config.json"):
+            if not (directory / file).is_file():
+                raise CommandError(f"no model in {directory}: there is no {file}")
+        where, problem = str(directory), f"cannot load the model {name}"
+    elif directory.exists() or name.startswith((".", "/", "~")):
         raise CommandError(f"{name} is no directory with a model")
+    else:
+        where, problem = name, f"cannot load the model {name} from the Hub (and no directory here is called that)"
     try:
-        where = str(directory) if directory.is_dir() else name
         processor = AutoImageProcessor.from_pretrained(where)
         model, info = AutoModelForKeypointMatching.from_pretrained(
             where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # whatever a broken file makes transformers, safetensors or json raise
-        raise CommandError(f"cannot load the model {name}: {_one_line(error)}") from error
+        raise CommandError(f"{problem}: {_one_line(error)}") from error
     for kind in ("missing_keys", "unexpected_keys"):
         if info[kind]:
             keys = sorted(info[kind])
-            raise CommandError(f"cannot load the model {name}: {len(keys)} {kind.replace('_', ' ')}, {keys[0]} first")
+            raise CommandError(f"{problem}: {len(keys)} {kind.replace('_', ' ')}, {keys[0]} first")
     return processor, model.eval().to(device)
 
 
