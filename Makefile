@@ -10,9 +10,9 @@ SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 # $(call install,environment,constraints,extra): the environment variables hold for build requirements, too.
 define install
 @"$(PYTHON)" -c "$(SUPPORTED)" || { echo "Python 3.10 to 3.13 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-@echo "Installing lightglue-hf[$(3)] in $(1) with $(2) ..."
+@echo "Installing lightglue-hf[$(3)] in $(1) with $(2); this takes a few minutes ..."
 @test -x $(1)/bin/pip || "$(PYTHON)" -m venv $(1)
-@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/pip install --quiet --editable ".[$(3)]"
+@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/pip install -qq --editable ".[$(3)]"
 @touch $(1)/.$(3)
 endef
 
