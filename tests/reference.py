@@ -22,7 +22,7 @@ from lightglue_hf.modeling_lightglue import LightGlueForKeypointMatching
 
 FIXTURES = Path(__file__).parent / "fixtures"
 KINDS = ("sp", "disk", "sift")
-CASES = [path.stem for kind in KINDS for path in sorted(FIXTURES.glob(f"{kind}_small__*.npz")) if "loss" not in path.stem]
+CASES = [p.stem for kind in KINDS for p in sorted(FIXTURES.glob(f"{kind}_small__*.npz")) if "loss" not in p.stem]
 
 
 def load(case: str) -> dict[str, np.ndarray]:
@@ -42,9 +42,7 @@ def released_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def matcher(kind: str, released: bool = False, **overrides: Any) -> LightGlueForKeypointMatching:
     state_dict = load_pickle(str(FIXTURES / f"{kind}_small.pth"))
-    config, weights = convert_lightglue_state_dict(
-        released_names(state_dict) if released else state_dict, **overrides
-    )
+    config, weights = convert_lightglue_state_dict(released_names(state_dict) if released else state_dict, **overrides)
     model = LightGlueForKeypointMatching(config).eval()
     model.load_state_dict(weights)
     return model

@@ -1,8 +1,8 @@
 """LightGlue keypoint matching for transformers.
 
-Importing this package registers its classes: `AutoModel`, `AutoModelForKeypointMatching`,
-`AutoModelForKeypointDetection`, `AutoImageProcessor`, `AutoConfig` and `pipeline("keypoint-matching")` then give them in
-place of transformers' own.
+Importing this package registers its classes: `AutoConfig`, `AutoModel`, `AutoModelForKeypointMatching`,
+`AutoModelForKeypointDetection`, `AutoImageProcessor` and `pipeline("keypoint-matching")` then give them in place of
+transformers' own.
 """
 
 from importlib import import_module

@@ -36,7 +36,7 @@ class LightGlueConfig(PretrainedConfig):
     """
 
     model_type = "lightglue"
-    sub_configs = {"keypoint_detector_config": AutoConfig}
+    sub_configs = {"keypoint_detector_config": AutoConfig}  # type: ignore[dict-item]
 
     def __init__(
         self,

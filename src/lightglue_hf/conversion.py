@@ -80,7 +80,9 @@ def convert_lightglue_state_dict(
     encoding = converted.get("positional_encoder.projector.weight")
     final = converted.get("match_assignment_layers.0.final_projection.weight")
     if encoding is None or final is None:
-        raise ValueError("not a LightGlue checkpoint: posenc.Wr.weight or log_assignment.0.final_proj.weight is missing")
+        raise ValueError(
+            "not a LightGlue checkpoint: posenc.Wr.weight or log_assignment.0.final_proj.weight is missing"
+        )
     width = final.shape[0]
     input_projection = converted.get("input_projection.weight")
     config = LightGlueConfig(

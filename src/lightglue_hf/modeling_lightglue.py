@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
+from .detectors.superpoint import CheckedLoading
 
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
 UNMATCHED, IGNORED = -1, -2  # in labels
@@ -39,11 +40,11 @@ class KeypointFeatures(ModelOutput):
         scores: `(*shape, n)`, the detector's.
     """
 
-    keypoints: torch.FloatTensor | None = None
-    descriptors: torch.FloatTensor | None = None
-    mask: torch.IntTensor | None = None
-    image_sizes: torch.LongTensor | None = None
-    scores: torch.FloatTensor | None = None
+    keypoints: Tensor | None = None
+    descriptors: Tensor | None = None
+    mask: Tensor | None = None
+    image_sizes: Tensor | None = None
+    scores: Tensor | None = None
 
 
 @dataclass
@@ -68,16 +69,16 @@ class LightGlueKeypointMatchingOutput(ModelOutput):
         image_sizes: `(batch, 2, 2)` int64, (height, width) that `keypoints` are relative to.
     """
 
-    loss: torch.FloatTensor | None = None
-    matches: torch.LongTensor | None = None
-    matching_scores: torch.FloatTensor | None = None
-    keypoints: torch.FloatTensor | None = None
-    prune: torch.LongTensor | None = None
-    mask: torch.IntTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    stop: torch.LongTensor | None = None
-    image_sizes: torch.LongTensor | None = None
+    loss: Tensor | None = None
+    matches: Tensor | None = None
+    matching_scores: Tensor | None = None
+    keypoints: Tensor | None = None
+    prune: Tensor | None = None
+    mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    stop: Tensor | None = None
+    image_sizes: Tensor | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -116,8 +117,9 @@ class LightGluePositionalEncoder(nn.Module):
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """`(..., n, 2 or 4)` -> cosines and sines `(..., n, head_dim / 2)`, in float32 whatever the weights."""
-        angles = F.linear(positions.float(), self.projector.weight.float())
-        return angles.cos(), angles.sin()
+        with torch.autocast(positions.device.type, enabled=False):
+            angles = F.linear(positions.float(), self.projector.weight.float())
+            return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -160,7 +162,7 @@ def eager_attention(
 
 
 def packed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, **kwargs: Any
+    module: "LightGlueAttention", query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, **kwargs: Any
 ) -> Tensor:
     """Flash attention among images of different counts: their points are packed without padding.
 
@@ -176,7 +178,10 @@ def packed_attention(
     cu_seq_lens_k, max_length_k = lengths(keys)
     packed, _ = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation](
         module,
-        *(x.transpose(1, 2)[valid][None].transpose(1, 2) for x, valid in ((query, queries), (key, keys), (value, keys))),
+        *(
+            x.transpose(1, 2)[valid][None].transpose(1, 2)
+            for x, valid in ((query, queries), (key, keys), (value, keys))
+        ),
         None,
         cu_seq_lens_q=cu_seq_lens_q,
         cu_seq_lens_k=cu_seq_lens_k,
@@ -338,14 +343,25 @@ class LightGlueMatchAssignmentLayer(nn.Module):
         self.matchability = nn.Linear(config.descriptor_dim, 1)
 
     def forward(self, descriptors: Tensor, mask: Tensor | None) -> "Assignment":
-        """Of `(pairs, 2, n, width)` descriptors and their mask `(pairs, 2, n)`."""
+        """Log P of equation 8: log-softmax over rows and over columns, and both matchabilities, in float32.
+
+        Args:
+            descriptors: `(pairs, 2, n, width)`.
+            mask: `(pairs, 2, n)` bool; `None` if there is no padding.
+        """
         projected = self.final_projection(descriptors) / descriptors.shape[-1] ** 0.25
         similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
-        excluded = None
+        matchability = self.matchability(descriptors).squeeze(-1).float()
+        certainty = F.logsigmoid(matchability)
         if mask is not None:
             excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
             similarity = similarity.masked_fill(excluded, MASKED)
-        return Assignment(similarity, self.matchability(descriptors).squeeze(-1).float(), excluded)
+        row_offset = certainty[:, 0] - similarity.logsumexp(2)
+        column_offset = certainty[:, 1] - similarity.logsumexp(1)
+        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
+        if mask is not None:
+            log_p = log_p.masked_fill(excluded, -math.inf)
+        return Assignment(log_p, matchability, mask)
 
     def unmatchable(self, descriptors: Tensor, width_confidence: float) -> Tensor:
         """The points that are unmatchable with at least that confidence."""
@@ -354,41 +370,32 @@ class LightGlueMatchAssignmentLayer(nn.Module):
 
 @dataclass
 class Assignment:
-    """Soft partial assignment of the points of each pair, in float32 (paper, equation 9).
+    """Soft partial assignment of the points of each pair, in float32.
 
     Args:
-        similarity: `(pairs, n, n)`.
+        log_p: `(pairs, n, n)` log probability of each match, -inf where either point is padding.
         matchability: `(pairs, 2, n)` logits.
-        excluded: `(pairs, n, n)` bool where either point is padding, or `None`.
+        mask: `(pairs, 2, n)` bool, `False` for padding; `None` if there is none.
     """
 
-    similarity: Tensor
+    log_p: Tensor
     matchability: Tensor
-    excluded: Tensor | None
-
-    def log_probability(self) -> Tensor:
-        """`(pairs, n, n)` log P: log-softmax over rows and over columns, and both matchabilities."""
-        similarity = self.similarity
-        certainty = F.logsigmoid(self.matchability)
-        row_offset = certainty[:, 0] - similarity.logsumexp(2)
-        column_offset = certainty[:, 1] - similarity.logsumexp(1)
-        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
-        return log_p if self.excluded is None else log_p.masked_fill(self.excluded, -math.inf)
+    mask: Tensor | None
 
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
         """Mutually best pairs: matches `(pairs, 2, n)`, -1 for none or not above the threshold, and their scores."""
-        log_p = self.log_probability()
-        best, matches0 = log_p.max(2)
-        matches1 = log_p.argmax(1)
-        indices = torch.arange(log_p.shape[1], device=log_p.device)
+        best, matches0 = self.log_p.max(2)
+        matches1 = self.log_p.argmax(1)
+        indices = torch.arange(self.log_p.shape[1], device=self.log_p.device)
         mutual0 = matches1.gather(1, matches0) == indices
         mutual1 = matches0.gather(1, matches1) == indices
         scores0 = best.exp() * mutual0
         scores1 = scores0.gather(1, matches1) * mutual1
         scores = torch.stack([scores0, scores1], 1)
         valid = torch.stack([mutual0, mutual1], 1) & (scores > filter_threshold)
-        if self.excluded is not None:  # a threshold below 0 must not match padding
-            valid = valid & torch.stack([~self.excluded.all(2), ~self.excluded.all(1)], 1)
+        if self.mask is not None:  # a threshold below 0 must not match padding
+            other_has_points = self.mask.flip(1).any(-1, keepdim=True)
+            valid = valid & self.mask & other_has_points
         return torch.stack([matches0, matches1], 1).masked_fill(~valid, -1), scores
 
     def negative_log_likelihood(self, labels: Tensor) -> Tensor:
@@ -398,7 +405,7 @@ class Assignment:
         """
         positive = labels[:, 0] >= 0
         partner = labels[:, 0].clamp(min=0)
-        log_p = self.log_probability().gather(2, partner[..., None])[..., 0]
+        log_p = self.log_p.gather(2, partner[..., None])[..., 0]
         positives = log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp(min=1)
         negative = labels == UNMATCHED
         log_unmatchable = F.logsigmoid(-self.matchability).masked_fill(~negative, 0)
@@ -407,14 +414,12 @@ class Assignment:
 
     def assigned(self) -> Tensor:
         """`(pairs, 2, n)` int64: to which point each is most likely assigned, `n` for "unmatchable"."""
-        log_p = self.log_probability()
-        unmatchable = F.logsigmoid(-self.matchability)
-
-        def best(log_p: Tensor, unmatchable: Tensor) -> Tensor:
-            value, index = log_p.max(2)
-            return torch.where(value > unmatchable, index, log_p.shape[2])
-
-        return torch.stack([best(log_p, unmatchable[:, 0]), best(log_p.transpose(1, 2), unmatchable[:, 1])], 1)
+        log_unmatchable = F.logsigmoid(-self.matchability)
+        n = self.log_p.shape[1]
+        best = [self.log_p.max(2 - image) for image in (0, 1)]
+        return torch.stack(
+            [torch.where(best[i].values > log_unmatchable[:, i], best[i].indices, n) for i in (0, 1)], 1
+        )
 
 
 class LightGlueTokenConfidenceLayer(nn.Module):
@@ -474,7 +479,41 @@ class Points:
         return Points(self.pair, index, mask, gather(self.descriptors), gather(self.cos), gather(self.sin))
 
 
-class LightGluePreTrainedModel(PreTrainedModel):
+@dataclass
+class Result:
+    """The fields of [`LightGlueKeypointMatchingOutput`] that the layers fill."""
+
+    matches: Tensor
+    matching_scores: Tensor
+    prune: Tensor
+    stop: Tensor
+
+    @classmethod
+    def nothing(cls, valid: Tensor, dtype: torch.dtype, stop: int, prune: int) -> "Result":
+        """No match at all, of the points `valid` `(batch, 2, n)`."""
+        return cls(
+            matches=torch.full_like(valid, -1, dtype=torch.int64),
+            matching_scores=torch.zeros_like(valid, dtype=dtype),
+            prune=valid * prune,
+            stop=torch.full_like(valid[:, 0, :0].sum(-1), stop),
+        )
+
+
+class Record:
+    """The hidden states and attentions that were asked for, otherwise `None`."""
+
+    def __init__(self, output_hidden_states: bool, output_attentions: bool) -> None:
+        self.hidden_states: tuple[Tensor, ...] | None = () if output_hidden_states else None
+        self.attentions: tuple[Tensor, ...] | None = () if output_attentions else None
+
+    def add(self, states: tuple[Tensor, ...], attentions: tuple[Tensor | None, ...]) -> None:
+        if self.hidden_states is not None:
+            self.hidden_states += states
+        if self.attentions is not None:
+            self.attentions += tuple(a for a in attentions if a is not None)
+
+
+class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
     config_class = LightGlueConfig
     base_model_prefix = "lightglue"
     main_input_name = "pixel_values"
@@ -530,6 +569,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             self.keypoint_detector = AutoModelForKeypointDetection.from_config(
                 config.keypoint_detector_config, attn_implementation="eager"
             )
+        else:  # the matcher alone can be had from a whole checkpoint
+            self._keys_to_ignore_on_load_unexpected = [r"^keypoint_detector\."]
         width = config.num_input_features
         different = width != config.descriptor_dim
         self.input_projection = nn.Linear(width, config.descriptor_dim) if different else nn.Identity()
@@ -624,7 +665,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         keypoints = keypoints.float()
         relative = None if image_sizes is None else keypoints / image_sizes.flip(-1)[:, :, None, :]
         mask_output = torch.ones_like(keypoints[..., 0], dtype=torch.int32) if mask is None else mask.int()
-        outputs = LightGlueKeypointMatchingOutput(keypoints=relative, mask=mask_output, image_sizes=image_sizes)
 
         if mask is not None:
             mask = mask.bool()
@@ -646,14 +686,22 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             sin=sin,
         )
         record = Record(output_hidden_states, output_attentions)
+        loss = result = None
         if labels is not None:
-            outputs.loss = self._loss(points, labels, record)
+            loss = self._loss(points, labels, record)
         elif self._is_static() or n == 0:
-            self._match_all_layers(points, outputs, record)
+            result = self._match_all_layers(points, mask_output.bool(), record)
         else:
-            self._match_adaptively(points, outputs, record)
-        outputs.hidden_states, outputs.attentions = record.results()
-        return outputs
+            result = self._match_adaptively(points, mask_output.bool(), record)
+        return LightGlueKeypointMatchingOutput(
+            loss=loss,
+            keypoints=relative,
+            mask=mask_output,
+            image_sizes=image_sizes,
+            hidden_states=record.hidden_states,
+            attentions=record.attentions,
+            **({} if result is None else vars(result)),
+        )
 
     def forward(
         self,
@@ -687,12 +735,13 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         if pixel_values is not None:
             if pixel_values.ndim != 5:
                 raise ValueError(
-                    "pixel_values must be (batch, 2, channels, height, width), "
-                    f"got shape {tuple(pixel_values.shape)}"
+                    f"pixel_values must be (batch, 2, channels, height, width), got shape {tuple(pixel_values.shape)}"
                 )
             features = self.extract_features(pixel_values, image_sizes)
             keypoints, descriptors = features.keypoints, features.descriptors
             mask, image_sizes = features.mask, features.image_sizes
+        assert keypoints is not None
+        assert descriptors is not None
         outputs = self.match_features(
             keypoints,
             descriptors,
@@ -714,48 +763,40 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         """No stopping and no pruning: shapes do not depend on values, and nothing waits for the device."""
         return self.config.depth_confidence <= 0 and self.config.width_confidence <= 0
 
-    def _run_layer(self, i: int, points: Points, record: "Record") -> None:
-        pairs = len(points.pair)
+    def _run_layer(self, i: int, points: Points, record: Record) -> None:
+        pairs = points.pair.shape[0]  # len() would make it a constant of an exported graph
         mask = None if points.mask is None else points.mask.flatten(0, 1)
         rotary = points.cos.flatten(0, 1), points.sin.flatten(0, 1)
         hidden, states, attentions = self.transformer_layers[i](
-            points.descriptors.flatten(0, 1), rotary, mask, record.output_attentions
+            points.descriptors.flatten(0, 1), rotary, mask, record.attentions is not None
         )
         record.add(states, attentions)
         points.descriptors = hidden.unflatten(0, (pairs, 2))
 
-    def _match_all_layers(self, points: Points, outputs: LightGlueKeypointMatchingOutput, record: "Record") -> None:
+    def _match_all_layers(self, points: Points, valid: Tensor, record: Record) -> Result:
         """Static mode: every pair and point through every layer."""
         layers = self.config.num_hidden_layers
-        mask = outputs.mask.bool()
-        empty = ~mask.any(-1).all(-1)
-        outputs.stop = torch.where(empty, 1, layers)  # without points in both images no layer is needed
-        outputs.prune = mask * layers
-        if mask.shape[-1] == 0:
-            outputs.matches = outputs.prune - 1
-            outputs.matching_scores = points.cos.new_zeros(mask.shape)
-            return
+        result = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=layers)
+        result.stop = torch.where(valid.any(-1).all(-1), layers, 1)  # without points in both images no layer is needed
+        if valid.shape[-1] == 0:
+            return result
         for i in range(layers):
             self._run_layer(i, points, record)
-        outputs.matches, scores = self.match_assignment_layers[-1](points.descriptors, points.mask).matches(
-            self.config.filter_threshold
-        )
-        outputs.matching_scores = scores.to(points.descriptors.dtype)
+        assignment = self.match_assignment_layers[-1](points.descriptors, points.mask)
+        result.matches, scores = assignment.matches(self.config.filter_threshold)
+        result.matching_scores = scores.to(points.descriptors.dtype)
+        return result
 
-    def _match_adaptively(self, points: Points, outputs: LightGlueKeypointMatchingOutput, record: "Record") -> None:
-        """Stop each pair when it is confident and prune its points on the way; one wait for the device a layer."""
+    def _match_adaptively(self, points: Points, valid: Tensor, record: Record) -> Result:
+        """Stop each pair when it is confident and prune its points on the way."""
         config = self.config
         layers, depth, width = config.num_hidden_layers, config.depth_confidence, config.width_confidence
-        valid = outputs.mask.bool()
         initial = valid.sum((1, 2))
-        outputs.matches = torch.full_like(points.index, -1, memory_format=torch.contiguous_format)
-        outputs.matching_scores = points.descriptors.new_zeros(valid.shape)
-        outputs.prune = valid * (layers if width <= 0 else 1)
-        outputs.stop = torch.full_like(points.pair, layers)
+        outputs = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=layers if width <= 0 else 1)
         points = self._drop_empty_pairs(points, valid, outputs, stop=1)
         for i in range(layers - 1):
             if len(points.pair) == 0:
-                return
+                return outputs
             self._run_layer(i, points, record)
             keep = torch.ones_like(points.index, dtype=torch.bool) if points.mask is None else points.mask
             stopped = torch.zeros_like(points.pair, dtype=torch.bool)
@@ -782,15 +823,14 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         if len(points.pair):
             self._run_layer(layers - 1, points, record)
             self._assign(points, layers - 1, outputs)
+        return outputs
 
-    def _drop_empty_pairs(
-        self, points: Points, keep: Tensor, outputs: LightGlueKeypointMatchingOutput, stop: int
-    ) -> Points:
+    def _drop_empty_pairs(self, points: Points, keep: Tensor, outputs: Result, stop: int) -> Points:
         """The points `keep` alone. A pair that has none left in an image has no matches: it stops."""
         counts = keep.sum(-1)
         if len(counts) == 0:
             return points
-        longest, shortest = counts.max().item(), counts.min().item()
+        longest, shortest = int(counts.max()), int(counts.min())
         if shortest == 0:
             full = (counts > 0).all(-1)
             outputs.stop[points.pair[~full]] = stop
@@ -799,7 +839,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             return points
         return points.kept(keep, longest, padded=shortest < longest)
 
-    def _assign(self, points: Points, i: int, outputs: LightGlueKeypointMatchingOutput) -> None:
+    def _assign(self, points: Points, i: int, outputs: Result) -> None:
         """Match what is left of the pairs after layer `i`; indices go back to the batch's columns."""
         matches, scores = self.match_assignment_layers[i](points.descriptors, points.mask).matches(
             self.config.filter_threshold
@@ -810,7 +850,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         scores = scores.to(outputs.matching_scores.dtype)
         outputs.matching_scores[points.pair] = outputs.matching_scores[points.pair].scatter(2, points.index, scores)
 
-    def _loss(self, points: Points, labels: Tensor, record: "Record") -> Tensor:
+    def _loss(self, points: Points, labels: Tensor, record: Record) -> Tensor:
         """Assignment loss of every layer, and of the token confidences, which changes nothing but them.
 
         The confidence of a layer learns whether a point is assigned as by the last layer. Source: paper, section 3.4;
@@ -870,9 +910,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
             elif name in ("scales", "orientations") and not takes_scales:
                 raise ValueError(f"{name} given, but the model was made without (config.add_scale_ori is False)")
-        self._refuse_non_finite(
-            keypoints=keypoints, descriptors=descriptors, scales=scales, orientations=orientations
-        )
+        self._refuse_non_finite(keypoints=keypoints, descriptors=descriptors, scales=scales, orientations=orientations)
 
     def _refuse_non_finite(self, **tensors: Tensor | None) -> None:
         """Raise a ValueError that names the tensor with NaN or Inf; not where looking would wait for the device."""
@@ -883,28 +921,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 continue
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} contains NaN or Inf")
-
-
-class Record:
-    """The hidden states and attentions that were asked for."""
-
-    def __init__(self, output_hidden_states: bool, output_attentions: bool) -> None:
-        self.output_hidden_states = output_hidden_states
-        self.output_attentions = output_attentions
-        self.hidden_states: tuple[Tensor, ...] = ()
-        self.attentions: tuple[Tensor, ...] = ()
-
-    def add(self, states: tuple[Tensor, ...], attentions: tuple[Tensor | None, ...]) -> None:
-        if self.output_hidden_states:
-            self.hidden_states += states
-        if self.output_attentions:
-            self.attentions += tuple(a for a in attentions if a is not None)
-
-    def results(self) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
-        return (
-            self.hidden_states if self.output_hidden_states else None,
-            self.attentions if self.output_attentions else None,
-        )
 
 
 __all__ = ["LightGlueForKeypointMatching", "LightGluePreTrainedModel"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .configuration_lightglue import LightGlueConfig
 from .detectors.superpoint import (
     CELL,
     SuperPointConfig,
@@ -22,6 +23,7 @@ from .detectors.superpoint import (
     max_pool,
 )
 from .homographies import PlanarPairs, ground_truth_matches, project_points, render_textures, sample_pairs
+from .modeling_lightglue import LightGlueForKeypointMatching
 
 TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
 STRONG_THRESHOLD = 4e-4
@@ -135,7 +137,9 @@ def detector_labels(
     random = random * points.new_tensor([width - 1, height - 1])
     candidates = torch.cat([torch.where(agreed0[..., None], mean[:, 0], points[:, 0]), random], 1)
     in1, visible = project_points(candidates, pairs.homographies, layers0, layers1)
-    priority = torch.cat([agreed0 + found[:, 0] + responses[:, 0].clamp(max=0.5), torch.full_like(random[..., 0], 3)], 1)
+    priority = torch.cat(
+        [agreed0 + found[:, 0] + responses[:, 0].clamp(max=0.5), torch.full_like(random[..., 0], 3)], 1
+    )
     priority = priority * visible
     value, chosen = priority.topk(correspondences, dim=1)
     chosen = chosen[..., None].expand(-1, -1, 2)
@@ -165,7 +169,7 @@ def cell_labels(
     Returns:
         objectness `(images, rows, columns)` in {1, 0, -1} and location `(images, rows, columns, 2)`, NaN without one.
     """
-    images, n, _ = positions.shape
+    images = len(positions)
     rows, columns = height // CELL, width // CELL
     cell = ((positions + 0.5) / CELL).floor().long()
     cell = cell.clamp(min=0).minimum(cell.new_tensor([columns - 1, rows - 1]))
@@ -287,8 +291,7 @@ class DetectorCollator:
         recipe = self.recipe
         pairs = sample_pairs(self.textures, seeds, recipe.height, recipe.width, multi_plane=recipe.multi_plane)
         generator = torch.Generator().manual_seed(seeds[0])
-        pixel_values = pairs.images.flatten(0, 1)[:, None].contiguous(memory_format=torch.channels_last)
-        return {"pixel_values": pixel_values, "labels": detector_labels(pairs, generator)}
+        return {"pixel_values": pairs.images.flatten(0, 1)[:, None], "labels": detector_labels(pairs, generator)}
 
 
 def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
@@ -304,7 +307,7 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
         insert_batch_norm(model)
     else:
         model = SuperPointForKeypointDetection.from_pretrained(recipe.initial_model)
-    wrapper = DetectorWithScale(model.to(memory_format=torch.channels_last))
+    wrapper = DetectorWithScale(model)
     run_trainer(wrapper, DetectorCollator(recipe.texture_bank(), recipe), recipe)
     if recipe.initial_model is None:
         fold_batch_norm(model)
@@ -312,13 +315,92 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
     return model
 
 
+@dataclass
+class MatcherRecipe(Recipe):
+    """The matcher, on a frozen detector. Stage 1 trains it; stage 2 its token confidences, with the rest frozen."""
+
+    detector: str = field(default="", metadata={"help": "directory of the trained detector"})
+    initial_model: str | None = field(default=None, metadata={"help": "directory of a matcher to go on from"})
+    stage: int = field(default=1, metadata={"help": "1 or 2", "choices": [1, 2]})
+    keypoints: int = field(default=256, metadata={"help": "in each image"})
+    descriptor_dim: int = 96
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    learning_rate: float = field(default=1e-3, metadata={"help": "its peak, after the warm-up"})
+    warmup_steps: int = 200
+    max_grad_norm: float = 1.0
+    multi_plane: float = 0.6
+    unrelated: float = 0.03
+
+
+class MatcherCollator:
+    """Seeds -> keypoints that the detector finds in a batch of pairs, and their true matches."""
+
+    def __init__(self, textures: Tensor, detector: SuperPointForKeypointDetection, recipe: MatcherRecipe) -> None:
+        self.textures = textures
+        self.detector = detector
+        self.recipe = recipe
+
+    @torch.no_grad()
+    def __call__(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        recipe = self.recipe
+        pairs = sample_pairs(
+            self.textures,
+            seeds,
+            recipe.height,
+            recipe.width,
+            multi_plane=recipe.multi_plane,
+            unrelated=recipe.unrelated,
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            features = self.detector(pairs.images.flatten(0, 1)[:, None])
+        shape = (len(seeds), 2)
+        keypoints = (features.keypoints * torch.tensor([recipe.width, recipe.height])).unflatten(0, shape)
+        mask = features.mask.unflatten(0, shape)
+        return {
+            "keypoints": keypoints,
+            "descriptors": features.descriptors.float().unflatten(0, shape),
+            "mask": mask,
+            "image_sizes": torch.tensor([recipe.height, recipe.width]).expand(*shape, 2),
+            "labels": ground_truth_matches(keypoints, mask.bool(), pairs.homographies, pairs.layers),
+        }
+
+
+def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
+    """Train a matcher, and save it together with its detector in `recipe.output_dir`.
+
+    Stage 2 changes nothing but how soon pairs stop and points are pruned: without adaptivity all matches stay.
+    """
+    torch.manual_seed(recipe.seed)
+    detector = SuperPointForKeypointDetection.from_pretrained(recipe.detector)
+    detector.config.max_keypoints = recipe.keypoints
+    detector.config.keypoint_threshold = 0.0  # always so many: at the weak ones is something to learn
+    if recipe.initial_model is not None:
+        model = LightGlueForKeypointMatching.from_pretrained(recipe.initial_model)
+    else:
+        config = LightGlueConfig(
+            SuperPointConfig.from_pretrained(recipe.detector),
+            descriptor_dim=recipe.descriptor_dim,
+            num_hidden_layers=recipe.num_hidden_layers,
+            num_attention_heads=recipe.num_attention_heads,
+            initializer_range=recipe.descriptor_dim**-0.5 / math.sqrt(3),
+        )
+        model = LightGlueForKeypointMatching(config)
+        model.keypoint_detector.load_state_dict(detector.state_dict())
+    for name, parameter in model.named_parameters():
+        trained = "token_confidence." in name if recipe.stage == 2 else not name.startswith("keypoint_detector.")
+        parameter.requires_grad_(trained)
+    run_trainer(model, MatcherCollator(recipe.texture_bank(), detector, recipe), recipe)
+    save_trained(model, recipe)
+    return model
+
+
 def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
     """Fit `model` with `transformers.Trainer` on `recipe.pairs` seeds; goes on from the last checkpoint, if any."""
     try:
+        import accelerate  # noqa: F401
         from transformers import Trainer, TrainingArguments
         from transformers.trainer_utils import get_last_checkpoint
-
-        import accelerate  # noqa: F401
     except ImportError as error:
         raise ImportError("training needs accelerate: pip install lightglue-hf[train]") from error
     arguments = TrainingArguments(
@@ -349,5 +431,5 @@ def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
 
 
 def save_trained(model: Any, recipe: Recipe) -> None:
-    model.eval().to(memory_format=torch.contiguous_format).save_pretrained(recipe.output_dir)
+    model.eval().save_pretrained(recipe.output_dir)
     Path(recipe.output_dir, "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
