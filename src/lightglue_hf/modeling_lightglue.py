@@ -570,7 +570,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 config.keypoint_detector_config, attn_implementation="eager"
             )
         else:  # the matcher alone can be had from a whole checkpoint
-            self._keys_to_ignore_on_load_unexpected = [r"^keypoint_detector\."]
+            self._keys_to_ignore_on_load_unexpected = [r"^keypoint_detector\."]  # type: ignore[assignment]
         width = config.num_input_features
         different = width != config.descriptor_dim
         self.input_projection = nn.Linear(width, config.descriptor_dim) if different else nn.Identity()
@@ -808,7 +808,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 stopped = 1 - unsure / initial[points.pair] > depth
                 important = confidence <= threshold
             if width > 0:
-                important = important | ~self.match_assignment_layers[i].unmatchable(points.descriptors, width)
+                assignment_layer: Any = self.match_assignment_layers[i]
+                important = important | ~assignment_layer.unmatchable(points.descriptors, width)
                 pruned = keep.sum(-1, keepdim=True) > config.pruning_min_keypoints
                 important = important | ~pruned
                 survived = (important & keep & pruned & ~stopped[:, None, None]).to(outputs.prune.dtype)

@@ -23,6 +23,7 @@ from .detectors.superpoint import (
     max_pool,
 )
 from .homographies import PlanarPairs, ground_truth_matches, project_points, render_textures, sample_pairs
+from .image_processing_lightglue import LightGlueImageProcessor
 from .modeling_lightglue import LightGlueForKeypointMatching
 
 TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
@@ -302,6 +303,7 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
             encoder_hidden_sizes=recipe.encoder_hidden_sizes,
             decoder_hidden_size=recipe.decoder_hidden_size,
             descriptor_decoder_dim=recipe.descriptor_decoder_dim,
+            max_keypoints=1024,
         )
         model = SuperPointForKeypointDetection(config)
         insert_batch_norm(model)
@@ -392,6 +394,7 @@ def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
         parameter.requires_grad_(trained)
     run_trainer(model, MatcherCollator(recipe.texture_bank(), detector, recipe), recipe)
     save_trained(model, recipe)
+    LightGlueImageProcessor(size={"longest_edge": 640}).save_pretrained(recipe.output_dir)
     return model
 
 

@@ -288,8 +288,11 @@ class CheckedLoading:
             raise OSError(f"{error} Only safetensors are read: lightglue_hf.conversion converts pickles.") from error
         if wants_info:
             return model, info
-        faults = [f"{kind} weights: {', '.join(sorted(info[f'{kind}_keys']))}" for kind in ("missing", "unexpected")
-                  if info[f"{kind}_keys"]]
+        faults = [
+            f"{kind} weights: {', '.join(sorted(info[f'{kind}_keys']))}"
+            for kind in ("missing", "unexpected")
+            if info[f"{kind}_keys"]
+        ]
         if faults:
             raise ValueError(f"{where} is no checkpoint of this {cls.__name__}: {'; '.join(faults)}")
         return model
