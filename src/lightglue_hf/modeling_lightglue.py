@@ -524,12 +524,10 @@ class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
     _supports_flex_attn = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, LightGluePositionalEncoder):
-            nn.init.normal_(module.projector.weight)  # frequencies, not weights
-        elif isinstance(module, nn.Linear):
-            if module.in_features <= 4 and module.bias is None:
-                return
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        # by the modules that have parameters of their own: transformers 5 passes no others of custom code
+        if isinstance(module, nn.Linear):
+            is_frequencies = module is self.positional_encoder.projector
+            nn.init.normal_(module.weight, std=1.0 if is_frequencies else self.config.initializer_range)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
