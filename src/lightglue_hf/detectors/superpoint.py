@@ -351,9 +351,9 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
             labels: see [`superpoint_loss`]. With labels only `loss` (and `hidden_states`) are returned.
             output_hidden_states: also return the output of each encoder block.
             return_dict: `False` returns the tuple of the fields that are not `None`.
-            image_sizes: `(batch, 2)` int, (height, width) of the image within each `pixel_values`, which is padded
-                with zeros to its right and bottom: no keypoint comes from the padding, and each image gets what it
-                gets alone.
+            image_sizes: `(batch, 2)` int, (height, width) of the image within each `pixel_values`, the rest of which,
+                to its right and bottom, is padding: no keypoint comes from there, and each image gets what it gets
+                alone, with zeros up to a multiple of 8.
             fixed_shapes: return exactly `config.max_keypoints` columns (>= 0) and never wait for the device.
 
         Raises:
@@ -377,12 +377,14 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
             pixel_values = F.pad(pixel_values, (0, max(CELL - width, 0), 0, max(CELL - height, 0)))
         rows, columns = (length // CELL for length in pixel_values.shape[-2:])
 
+        grey = pixel_values[:, 0]
         valid = cells = None
         if image_sizes is not None:
+            grey = grey * inside(image_sizes, *grey.shape[-2:])
             cells = ((image_sizes + CELL - 1) // CELL).minimum(image_sizes.new_tensor([rows, columns]))
             valid = inside(CELL * cells, *pixel_values.shape[-2:])[:, None].to(pixel_values.dtype)
         # One channel, laid out as channels last: the convolutions keep that and are about twice as fast on a CPU.
-        hidden_states = self.encoder(pixel_values[:, 0, :, :, None].permute(0, 3, 1, 2), valid)
+        hidden_states = self.encoder(grey[..., None].permute(0, 3, 1, 2), valid)
         logits = self.keypoint_decoder(hidden_states[-1])
         descriptor_map = self.descriptor_decoder(hidden_states[-1])
 
