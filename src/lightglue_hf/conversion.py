@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .configuration_lightglue import LightGlueConfig
-from .detectors.superpoint import SuperPointConfig
+from .detectors.superpoint import SuperPointConfig, SuperPointForKeypointDetection
+from .modeling_lightglue import LightGlueForKeypointMatching
 
 # cvg/LightGlue@1fd587b -> ours. Released files say self_attn.i, later code transformers.i.self_attn; glue-factory
 # puts matcher. before.
@@ -53,8 +54,9 @@ def convert_lightglue_state_dict(
         config_overrides: fields of the configuration.
 
     Raises:
-        ValueError: unexpected or missing tensors, listed.
+        ValueError: tensors unexpected, missing, of another shape, or with NaN or Inf, listed.
     """
+    refuse_non_finite(state_dict)
     converted: dict[str, Tensor] = {}
     unexpected = []
     for original, tensor in state_dict.items():
@@ -96,6 +98,7 @@ def convert_lightglue_state_dict(
             **config_overrides,
         }
     )
+    check_tensors(LightGlueForKeypointMatching, config, converted)
     return config, converted
 
 
@@ -105,8 +108,9 @@ def convert_superpoint_state_dict(
     """Magic Leap's `superpoint_v1` layout as a configuration and state dict of [`SuperPointForKeypointDetection`].
 
     Raises:
-        ValueError: unexpected or missing tensors, listed.
+        ValueError: tensors unexpected, missing, of another shape, or with NaN or Inf, listed.
     """
+    refuse_non_finite(state_dict)
     converted = {renamed(name, SUPERPOINT_NAMES): tensor.clone() for name, tensor in state_dict.items()}
     ours = ("encoder.", "keypoint_decoder.", "descriptor_decoder.")
     unexpected = sorted(name for name in converted if not name.startswith(ours))
@@ -120,7 +124,30 @@ def convert_superpoint_state_dict(
         "decoder_hidden_size": converted[heads[0]].shape[0],
         "descriptor_decoder_dim": converted[heads[1]].shape[0],
     }
-    return SuperPointConfig(**{**widths, **config_overrides}), converted
+    config = SuperPointConfig(**{**widths, **config_overrides})
+    check_tensors(SuperPointForKeypointDetection, config, converted)
+    return config, converted
+
+
+def check_tensors(model_class: type, config: Any, tensors: dict[str, Tensor]) -> None:
+    """Raise a ValueError that lists where the tensors differ from the model's, its detector apart."""
+    with torch.device("meta"):
+        state_dict = model_class(config).state_dict()
+    expected = {name: t.shape for name, t in state_dict.items() if not name.startswith("keypoint_detector.")}
+    faults = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape": sorted(n for n, t in tensors.items() if n in expected and t.shape != expected[n]),
+    }
+    if any(faults.values()):
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+        raise ValueError(f"no checkpoint of a {model_class.__name__}: {listed}")
+
+
+def refuse_non_finite(state_dict: dict[str, Tensor]) -> None:
+    names = sorted(name for name, tensor in state_dict.items() if not tensor.isfinite().all())
+    if names:
+        raise ValueError(f"NaN or Inf in {', '.join(names)}")
 
 
 def renamed(name: str, table: list[tuple[str, Any]]) -> str:
