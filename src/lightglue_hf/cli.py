@@ -1,7 +1,8 @@
-"""The command `lightglue-hf`: match two photos, or see a demonstration.
+"""The command `lightglue-hf`: match two photos, see a demonstration, or train.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
+    lightglue-hf train detector --output_dir runs/detector
 
 Errors are one line on the standard error stream, and the exit status 2.
 """
@@ -104,6 +105,26 @@ def demo(args: argparse.Namespace) -> None:
         f"(precision {judged.precision:.3f})"
     )
     _draw(images, result, args.output)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train as a recipe says, from its options or from a YAML file."""
+    from transformers import HfArgumentParser
+
+    from . import training
+
+    recipes: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "detector": (training.DetectorRecipe, training.train_detector),
+        "matcher": (training.MatcherRecipe, training.train_matcher),
+    }
+    recipe_class, run = recipes[args.network]
+    parser = HfArgumentParser(recipe_class, prog=f"lightglue-hf train {args.network}")
+    if args.options[:1] == ["--config"] and len(args.options) == 2:
+        (recipe,) = parser.parse_yaml_file(args.options[1])
+    else:
+        (recipe,) = parser.parse_args_into_dataclasses(args.options)
+    run(recipe)
+    print(f"wrote {recipe.output_dir}")
 
 
 def _match(images: list[Image], args: argparse.Namespace) -> Matches:
@@ -254,6 +275,15 @@ def _parser() -> Parser:
     parser_demo = commands.add_parser("demo", parents=[options], help=help_demo)
     parser_demo.add_argument("-o", "--output", type=_picture, default=Path("demo.png"), metavar="PNG")
     parser_demo.set_defaults(run=demo, max_keypoints=1024)
+
+    help_train = "train the detector, or the matcher on a trained detector, from procedural images"
+    parser_train = commands.add_parser(
+        "train", help=help_train, epilog="docs/training.md says how and with what result."
+    )
+    parser_train.add_argument("network", choices=("detector", "matcher"))
+    help_options = "the recipe: --config FILE.yaml, or its fields as options; --help lists them"
+    parser_train.add_argument("options", nargs=argparse.REMAINDER, metavar="OPTIONS", help=help_options)
+    parser_train.set_defaults(run=train)
     return parser
 
 

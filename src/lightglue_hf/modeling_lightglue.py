@@ -416,6 +416,8 @@ class Assignment:
         """`(pairs, 2, n)` int64: to which point each is most likely assigned, `n` for "unmatchable"."""
         log_unmatchable = F.logsigmoid(-self.matchability)
         n = self.log_p.shape[1]
+        if n == 0:  # there is no maximum of nothing
+            return torch.zeros_like(log_unmatchable, dtype=torch.int64)
         best = [self.log_p.max(2 - image) for image in (0, 1)]
         return torch.stack(
             [torch.where(best[i].values > log_unmatchable[:, i], best[i].indices, n) for i in (0, 1)], 1
@@ -526,7 +528,7 @@ class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # by the modules that have parameters of their own: transformers 5 passes no others of custom code
         if isinstance(module, nn.Linear):
-            is_frequencies = module is self.positional_encoder.projector
+            is_frequencies = module is getattr(self.positional_encoder, "projector", None)
             nn.init.normal_(module.weight, std=1.0 if is_frequencies else self.config.initializer_range)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -313,7 +313,7 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
     run_trainer(wrapper, DetectorCollator(recipe.texture_bank(), recipe), recipe)
     if recipe.initial_model is None:
         fold_batch_norm(model)
-    save_trained(model, recipe)
+    model.eval().save_pretrained(recipe.output_dir)
     return model
 
 
@@ -393,23 +393,30 @@ def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
         trained = "token_confidence." in name if recipe.stage == 2 else not name.startswith("keypoint_detector.")
         parameter.requires_grad_(trained)
     run_trainer(model, MatcherCollator(recipe.texture_bank(), detector, recipe), recipe)
-    save_trained(model, recipe)
+    model.eval().save_pretrained(recipe.output_dir)
     LightGlueImageProcessor(size={"longest_edge": 640}).save_pretrained(recipe.output_dir)
     return model
 
 
 def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
-    """Fit `model` with `transformers.Trainer` on `recipe.pairs` seeds; goes on from the last checkpoint, if any."""
+    """Fit `model` with `transformers.Trainer` on `recipe.pairs` seeds; goes on from the last checkpoint, if any.
+
+    Raises:
+        ImportError: accelerate is not installed.
+        ValueError: the directory holds the run of another recipe.
+    """
     try:
         import accelerate  # noqa: F401
         from transformers import Trainer, TrainingArguments
         from transformers.trainer_utils import get_last_checkpoint
     except ImportError as error:
-        raise ImportError("training needs accelerate: pip install lightglue-hf[train]") from error
+        raise ImportError("training needs accelerate: install lightglue-hf[train]") from error
+    keep_recipe(recipe)
+    steps = recipe.pairs // recipe.batch_size
     arguments = TrainingArguments(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size,
-        max_steps=recipe.pairs // recipe.batch_size,
+        max_steps=steps,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
@@ -421,7 +428,7 @@ def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
         seed=recipe.seed,
         dataloader_num_workers=recipe.workers,
         remove_unused_columns=False,
-        logging_steps=50,
+        logging_steps=max(1, min(50, steps // 4)),
         save_steps=recipe.save_steps,
         save_total_limit=2,
         report_to="none",
@@ -433,6 +440,17 @@ def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
     Path(recipe.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
 
 
-def save_trained(model: Any, recipe: Recipe) -> None:
-    model.eval().save_pretrained(recipe.output_dir)
-    Path(recipe.output_dir, "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+def keep_recipe(recipe: Recipe) -> None:
+    """Write the recipe beside the run, and refuse to go on with a run of another."""
+    path = Path(recipe.output_dir, "recipe.json")
+    wanted = asdict(recipe)
+    if path.exists():
+        kept = json.loads(path.read_text())
+        changed = [name for name in wanted if kept.get(name) != wanted[name]]
+        if changed:
+            raise ValueError(
+                f"{recipe.output_dir} holds a run of another recipe (other {', '.join(changed)}): "
+                "choose another output_dir"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=1) + "\n")
