@@ -525,6 +525,16 @@ class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
     _supports_flash_attn_2 = True
     _supports_flex_attn = True
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # transformers would guess it from the source
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], **kwargs: Any) -> None:
+        """As in transformers, of the matcher; a detector keeps its own unless a dictionary names it."""
+        if isinstance(attn_implementation, str):
+            attn_implementation = {"": attn_implementation}
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
     def _init_weights(self, module: nn.Module) -> None:
         # by the modules that have parameters of their own: transformers 5 passes no others of custom code
         if isinstance(module, nn.Linear):
