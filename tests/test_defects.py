@@ -258,6 +258,9 @@ def test_16_thresholds_and_counts_are_read_at_every_call(tmp_path):
     model, pairs = AutoModelForKeypointMatching.from_pretrained(tmp_path), different_pairs()
     assert model(pairs).stop.min() < LAYERS
     assert model(pairs).prune[0].unique().numel() > 1
+    for threshold in (1.0, 0.0):
+        model.config.filter_threshold = threshold
+        assert (model(pairs).matches == -1).all() == (threshold == 1)
     model.config.depth_confidence = model.config.width_confidence = -1
     assert model(pairs).stop[0] == LAYERS
     assert (model(pairs).prune[0][model(pairs).mask[0] == 1] == LAYERS).all()

@@ -176,8 +176,10 @@ def test_ours_reads_what_theirs_saves(exchange, name):
     assert all(torch.equal(weights[key], value) for key, value in saved.items())
     assert ("input_projection.weight" in weights) == (name in ("projected", "grouped"))
 
-    outputs = model.eval()(torch.from_numpy(np.load(exchange / f"{PIXELS[name]}.npy")))
-    assert_same_matches(outputs, theirs(exchange, f"theirs_{name}"), but_last=name == "adaptive")
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        outputs = model.eval()(torch.from_numpy(np.load(exchange / f"{PIXELS[name]}.npy")))
+        assert_same_matches(outputs, theirs(exchange, f"theirs_{name}"), but_last=name == "adaptive")
     if name == "adaptive":
         assert len(outputs.prune.unique()) > 2, "points are meant to be pruned at different layers"
     if name == "all_points":
@@ -227,24 +229,20 @@ def test_superpoint_goes_both_ways(exchange, source, name):
 
 def test_our_own_fields_survive_saving(tmp_path):
     detector = SuperPointConfig(encoder_hidden_sizes=[8, 8, 8, 8], descriptor_decoder_dim=16, remove_far_borders=True)
-    config = LightGlueConfig(
-        detector,
-        descriptor_dim=32,
-        num_hidden_layers=2,
-        num_key_value_heads=2,
-        input_dim=24,
-        add_scale_ori=True,
-        use_keypoint_detector=False,
-        pruning_min_keypoints=9,
-        filter_threshold=0,
-    )
+    fields = {
+        "num_key_value_heads": 2,
+        "input_dim": 24,
+        "add_scale_ori": True,
+        "use_keypoint_detector": False,
+        "pruning_min_keypoints": 9,
+        "filter_threshold": 0,
+    }
+    config = LightGlueConfig(detector, descriptor_dim=32, num_hidden_layers=2, **fields)
     model = our_model(config)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForKeypointMatching.from_pretrained(tmp_path).eval()
     assert type(loaded) is LightGlueForKeypointMatching
-    for name in ("input_dim", "add_scale_ori", "use_keypoint_detector", "pruning_min_keypoints", "filter_threshold"):
-        assert getattr(loaded.config, name) == getattr(config, name)
-    assert loaded.config.num_key_value_heads == 2
+    assert {name: getattr(loaded.config, name) for name in fields} == fields
     assert loaded.config.keypoint_detector_config.remove_far_borders is True
     assert loaded.config.keypoint_detector_config.encoder_hidden_sizes == [8, 8, 8, 8]
     assert not hasattr(loaded, "keypoint_detector")

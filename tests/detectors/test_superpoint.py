@@ -176,6 +176,7 @@ def test_all_stand_in_raster_order_and_the_best_by_score():
         assert outputs.mask.all()
         small = int(everything.mask.sum(-1).argmin())
         assert torch.equal(outputs.keypoints[small], everything.keypoints[small, :count])
+        assert torch.equal(outputs.scores[small], everything.scores[small, :count])
         best = outputs.scores[1 - small]
         assert (best.diff() <= 0).all()
         assert torch.equal(best, everything.scores[1 - small].topk(count).values)
