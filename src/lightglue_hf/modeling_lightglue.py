@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
-from .detectors.superpoint import CheckedLoading
+from .detectors.superpoint import CheckedLoading, vector
 
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
 UNMATCHED, IGNORED = -1, -2  # in labels
@@ -622,9 +622,9 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         if image_sizes is not None and "image_sizes" in parameters:
             options["image_sizes"] = image_sizes.reshape(-1, 2)
         relative, scores, descriptors, mask = self.keypoint_detector(pixels, return_dict=False, **options)[:4]
-        keypoints = relative.float() * torch.tensor([width, height], device=relative.device)
+        keypoints = relative.float() * vector(width, height, relative.device)
         if image_sizes is None:
-            image_sizes = torch.tensor([height, width], device=pixels.device).expand(*shape, 2)
+            image_sizes = vector(height, width, pixels.device).expand(*shape, 2)
         elif "image_sizes" not in options:  # a detector that does not know of padding: drop what it found there
             size = image_sizes.reshape(-1, 1, 2).flip(-1)
             mask = mask * (keypoints < size).all(-1)

@@ -103,6 +103,11 @@ class SuperPointKeypointDescriptionOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
+def vector(a: int, b: int, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    """`(2,)`, made on the device: `torch.tensor` would copy it there, and wait for that."""
+    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in (a, b)])
+
+
 def max_pool(scores: Tensor, radius: int) -> Tensor:
     """Maximum over the `(2 radius + 1)`-pixel square around each pixel of `(batch, height, width)`.
 
@@ -183,7 +188,7 @@ def sample_descriptors(descriptors: Tensor, keypoints: Tensor, sizes: Tensor | N
     Source: the grid is cvg/LightGlue@1fd587b's, (k - 3.5) / (8 columns - 4.5), which ends in the last cell's centre.
     """
     rows, columns = descriptors.shape[-2:]
-    extent = keypoints.new_tensor([columns, rows])
+    extent = vector(columns, rows, keypoints.device, keypoints.dtype)
     cells = extent if sizes is None else sizes.flip(-1).to(keypoints.dtype)[:, None]
     position = (keypoints - 3.5) / (CELL * cells - 4.5) * (cells - 1)
     grid = position / (extent - 1).clamp(min=1) * 2 - 1
@@ -373,7 +378,7 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if min(height, width) < CELL:  # no cell fits: let one, of which all but the image is padding
             if image_sizes is None:
-                image_sizes = torch.tensor([[height, width]], device=pixel_values.device)
+                image_sizes = vector(height, width, pixel_values.device)[None]
             pixel_values = F.pad(pixel_values, (0, max(CELL - width, 0), 0, max(CELL - height, 0)))
         rows, columns = (length // CELL for length in pixel_values.shape[-2:])
 
@@ -381,7 +386,7 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
         valid = cells = None
         if image_sizes is not None:
             grey = grey * inside(image_sizes, *grey.shape[-2:])
-            cells = ((image_sizes + CELL - 1) // CELL).minimum(image_sizes.new_tensor([rows, columns]))
+            cells = ((image_sizes + CELL - 1) // CELL).minimum(vector(rows, columns, image_sizes.device))
             valid = inside(CELL * cells, *pixel_values.shape[-2:])[:, None].to(pixel_values.dtype)
         # One channel, laid out as channels last: the convolutions keep that and are about twice as fast on a CPU.
         hidden_states = self.encoder(grey[..., None].permute(0, 3, 1, 2), valid)
@@ -405,7 +410,7 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
         descriptors = sample_descriptors(descriptor_map, keypoints, cells) * mask[..., None]
 
         outputs = SuperPointKeypointDescriptionOutput(
-            keypoints=keypoints / keypoints.new_tensor([width, height]) * mask[..., None],
+            keypoints=keypoints / vector(width, height, keypoints.device) * mask[..., None],
             scores=values,
             descriptors=descriptors.to(descriptor_map.dtype),
             mask=mask.int(),
@@ -418,7 +423,7 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
         border = self.config.border_removal_distance
         height, width = scores.shape[-2:]
         if image_sizes is None:
-            image_sizes = torch.tensor([[height, width]], device=scores.device)
+            image_sizes = vector(height, width, scores.device)[None]
         last = image_sizes - border if self.config.remove_far_borders else image_sizes
         return inside(last, height, width, first=border)
 
