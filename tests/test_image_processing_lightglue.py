@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoImageProcessor, PretrainedConfig
+from transformers import PretrainedConfig
 
 from lightglue_hf.image_processing_lightglue import (
     LightGlueImageProcessor,
@@ -578,12 +578,16 @@ def test_auto_finds_ours_by_every_name_of_transformers(registered, tmp_path, suf
         pytest.skip("transformers 4 has no such name")
     content = {**FAST_JSON, "image_processor_type": f"LightGlueImageProcessor{suffix}"}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    from transformers import AutoImageProcessor  # after registering, which transformers 5.5 needs
+
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     assert type(processor) is LightGlueImageProcessor
     assert processor([PHOTO, PHOTO], return_tensors="pt").pixel_values.shape == (1, 2, 3, 31, 17)
 
 
 def test_auto_finds_ours_after_saving_either_and_has_nothing_to_say(registered, tmp_path, capture):
+    from transformers import AutoImageProcessor
+
     for index, processor in enumerate((LightGlueImageProcessor(), Stock())):
         processor.save_pretrained(tmp_path / str(index))
         assert type(AutoImageProcessor.from_pretrained(tmp_path / str(index))) is LightGlueImageProcessor
@@ -594,7 +598,7 @@ def test_auto_finds_ours_after_saving_either_and_has_nothing_to_say(registered, 
 def test_transformers_alone_reads_what_ours_saves(tmp_path):
     LightGlueImageProcessor(size=SMALL).save_pretrained(tmp_path)
     code = (
-        "import sys; from transformers import AutoImageProcessor; "
+        "import sys; from transformers.models.auto.image_processing_auto import AutoImageProcessor; "
         f"p = AutoImageProcessor.from_pretrained({str(tmp_path)!r}); "
         "assert 'lightglue_hf' not in sys.modules; print(type(p).__module__, p.size['height'], p.size['width'])"
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import sys
 import urllib.request
 import warnings
 from collections.abc import Mapping, Sequence
@@ -460,3 +461,7 @@ def register_image_processor(config_class: type[PretrainedConfig]) -> None:
         classes = {"torchvision": LightGlueImageProcessor, "pil": LightGlueImageProcessor, "pil_name": pil_name}
         kwargs = {"image_processor_classes": classes}
     AutoImageProcessor.register(config_class, **kwargs, exist_ok=True)
+    transformers: Any = sys.modules["transformers"]
+    if getattr(transformers.AutoImageProcessor, "is_dummy", False):
+        # transformers 5.5 shows a stand-in that asks for torchvision; the class behind it does without
+        transformers.AutoImageProcessor = AutoImageProcessor
