@@ -411,6 +411,12 @@ def test_flash_attention_packs_what_is_padded(depth, width, monkeypatch):
     torch.testing.assert_close(outputs.matching_scores, expected.matching_scores, atol=1e-5, rtol=1e-4)
 
 
+def test_flex_attention_refuses_padding_on_a_cpu():
+    model = matcher("sp", attn_implementation="flex_attention")
+    with pytest.raises(ValueError, match="flex_attention"):
+        model.match_features(**pairs_of_different_kinds())
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @torch.no_grad()
 def test_grouped_query_attention(implementation):

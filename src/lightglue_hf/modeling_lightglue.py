@@ -273,6 +273,9 @@ class LightGlueAttention(nn.Module):
             return attended, None
         if mask is not None and "flash" in implementation:
             return packed_attention(self, query, key, value, mask, dropout=dropout, scaling=self.scaling), None
+        if mask is not None and implementation == "flex_attention" and query.device.type == "cpu":
+            # its kernels for CPUs, as of torch 2.13, corrupt memory when they are given a mask
+            raise ValueError('attn_implementation="flex_attention" takes no padding on a CPU: use "sdpa" there')
         additive = None if mask is None else mask.additive(query.dtype).expand(-1, -1, query.shape[2], -1)
         attend = ALL_ATTENTION_FUNCTIONS[implementation]
         attended, _ = attend(self, query, key, value, additive, dropout=dropout, scaling=self.scaling)
