@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import PretrainedConfig
 
 from .configuration_lightglue import LightGlueConfig
 from .detectors.superpoint import (
@@ -191,14 +193,40 @@ def cell_labels(
 # Batch normalisation while training
 
 
-def insert_batch_norm(model: SuperPointForKeypointDetection) -> None:
-    """Give every convolution before a ReLU a batch norm, and all of them He-initialised weights."""
+@torch.no_grad()
+def insert_batch_norm(model: SuperPointForKeypointDetection, images: Tensor | None = None) -> None:
+    """Give every convolution before a ReLU a batch norm.
+
+    Args:
+        images: `(batch, 1, height, width)`; a trained model keeps its function, with batch norms that undo themselves
+            given the statistics of these images. Without any, all convolutions get He-initialised weights.
+    """
+    norms = []
     for parent, name in convolutions_before_relu(model):
         conv = getattr(parent, name)
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        setattr(parent, name, nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels)))
-    for conv in (model.keypoint_decoder.conv_score_b, model.descriptor_decoder.conv_descriptor_b):
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+        norms.append(nn.BatchNorm2d(conv.out_channels))
+        if images is None:
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        else:
+            conv.register_forward_hook(partial(fit_norm, norms[-1]))
+    if images is None:
+        for conv in (model.keypoint_decoder.conv_score_b, model.descriptor_decoder.conv_descriptor_b):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+    else:
+        model(images)
+    for (parent, name), norm in zip(convolutions_before_relu(model), norms):
+        conv = getattr(parent, name)
+        conv._forward_hooks.clear()
+        setattr(parent, name, nn.Sequential(conv, norm))
+
+
+def fit_norm(norm: nn.BatchNorm2d, conv: nn.Module, inputs: Any, output: Tensor) -> None:
+    """Set `norm` to the identity on channels with the mean and variance of this output of `conv`."""
+    variance, mean = torch.var_mean(output.float(), dim=(0, 2, 3))
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_((variance + norm.eps).sqrt())
+    norm.bias.copy_(mean)
 
 
 @torch.no_grad()
@@ -232,6 +260,11 @@ class DetectorWithScale(nn.Module):
 # Recipes
 
 
+def fast_bfloat16() -> bool:
+    """Whether bfloat16 is faster than float32 here: on a GPU, or a CPU with matrix units (AMX)."""
+    return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+
+
 @dataclass
 class Recipe:
     """What a training run is made of; written beside its weights."""
@@ -248,7 +281,9 @@ class Recipe:
     weight_decay: float = 1e-4
     warmup_steps: int = 60
     max_grad_norm: float = 2.0
-    bf16: bool = field(default=True, metadata={"help": "bfloat16 autocast"})
+    bf16: bool = field(
+        default_factory=fast_bfloat16, metadata={"help": "bfloat16 autocast; by default where it is fast"}
+    )
     seed: int = 0
     save_steps: int = 500
     workers: int = field(default=1, metadata={"help": "processes that make the pairs"})
@@ -263,7 +298,9 @@ class Recipe:
 class DetectorRecipe(Recipe):
     """The detector and its descriptor, from scratch or from `initial_model`."""
 
-    initial_model: str | None = field(default=None, metadata={"help": "directory of a SuperPoint to go on from"})
+    initial_model: str | None = field(
+        default=None, metadata={"help": "SuperPoint, or matcher with one, to go on from"}
+    )
     encoder_hidden_sizes: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
     decoder_hidden_size: int = 128
     descriptor_decoder_dim: int = 64
@@ -279,6 +316,13 @@ def cached_textures(path: Path, count: int, height: int, width: int, seed: int) 
         np.save(partial, textures)
         partial.rename(path)
     return torch.from_numpy(np.load(path))
+
+
+def load_detector(directory: str) -> SuperPointForKeypointDetection:
+    """Read a SuperPoint, or the one within a matcher's checkpoint."""
+    if PretrainedConfig.get_config_dict(directory)[0].get("model_type") == LightGlueConfig.model_type:
+        return LightGlueForKeypointMatching.from_pretrained(directory).keypoint_detector
+    return SuperPointForKeypointDetection.from_pretrained(directory)
 
 
 class DetectorCollator:
@@ -298,6 +342,7 @@ class DetectorCollator:
 def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
     """Train a SuperPoint and save it, plain (batch norm folded), in `recipe.output_dir`."""
     torch.manual_seed(recipe.seed)
+    collator = DetectorCollator(recipe.texture_bank(), recipe)
     if recipe.initial_model is None:
         config = SuperPointConfig(
             encoder_hidden_sizes=recipe.encoder_hidden_sizes,
@@ -308,11 +353,11 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
         model = SuperPointForKeypointDetection(config)
         insert_batch_norm(model)
     else:
-        model = SuperPointForKeypointDetection.from_pretrained(recipe.initial_model)
+        model = load_detector(recipe.initial_model)
+        insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"])
     wrapper = DetectorWithScale(model)
-    run_trainer(wrapper, DetectorCollator(recipe.texture_bank(), recipe), recipe)
-    if recipe.initial_model is None:
-        fold_batch_norm(model)
+    run_trainer(wrapper, collator, recipe)
+    fold_batch_norm(model)
     model.eval().save_pretrained(recipe.output_dir)
     return model
 
@@ -321,7 +366,7 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
 class MatcherRecipe(Recipe):
     """The matcher, on a frozen detector. Stage 1 trains it; stage 2 its token confidences, with the rest frozen."""
 
-    detector: str = field(default="", metadata={"help": "directory of the trained detector"})
+    detector: str = field(default="", metadata={"help": "SuperPoint, or matcher with one, to train on"})
     initial_model: str | None = field(default=None, metadata={"help": "directory of a matcher to go on from"})
     stage: int = field(default=1, metadata={"help": "1 or 2", "choices": [1, 2]})
     keypoints: int = field(default=256, metadata={"help": "in each image"})
@@ -374,14 +419,14 @@ def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
     Stage 2 changes nothing but how soon pairs stop and points are pruned: without adaptivity all matches stay.
     """
     torch.manual_seed(recipe.seed)
-    detector = SuperPointForKeypointDetection.from_pretrained(recipe.detector)
+    detector = load_detector(recipe.detector)
     detector.config.max_keypoints = recipe.keypoints
     detector.config.keypoint_threshold = 0.0  # always so many: at the weak ones is something to learn
     if recipe.initial_model is not None:
         model = LightGlueForKeypointMatching.from_pretrained(recipe.initial_model)
     else:
         config = LightGlueConfig(
-            SuperPointConfig.from_pretrained(recipe.detector),
+            SuperPointConfig(**detector.config.to_dict()),
             descriptor_dim=recipe.descriptor_dim,
             num_hidden_layers=recipe.num_hidden_layers,
             num_attention_heads=recipe.num_attention_heads,
