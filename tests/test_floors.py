@@ -17,6 +17,7 @@ FLOORS = {
     "conversion": 2,
     "pipeline_keypoint_matching": 2,
     "homographies": 2,
+    "posed_pairs": 2,
     "registration": 3,
     "storage": 2,
     "training": 3,

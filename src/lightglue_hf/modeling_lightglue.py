@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForKeypointDetection, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
@@ -301,7 +302,7 @@ class LightGlueMLP(nn.Module):
         return self.fc2(self.activation_fn(self.layer_norm(self.fc1(hidden))))
 
 
-class LightGlueTransformerLayer(nn.Module):
+class LightGlueTransformerLayer(GradientCheckpointingLayer):
     """Self-attention in each image, then cross-attention between them, each with a feed-forward network."""
 
     def __init__(self, config: LightGlueConfig) -> None:
@@ -522,7 +523,7 @@ class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
     config_class = LightGlueConfig
     base_model_prefix = "lightglue"
     main_input_name = "pixel_values"
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flash_attn_2 = True
@@ -537,6 +538,10 @@ class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
         if isinstance(attn_implementation, str):
             attn_implementation = {"": attn_implementation}
         super().set_attn_implementation(attn_implementation, **kwargs)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """As in transformers, but not re-entrant: all layers share the rotary encoding, with its gradient."""
+        super().gradient_checkpointing_enable({"use_reentrant": False, **(gradient_checkpointing_kwargs or {})})
 
     def _init_weights(self, module: nn.Module) -> None:
         # by the modules that have parameters of their own: transformers 5 passes no others of custom code

@@ -1,21 +1,25 @@
-"""Training from procedural images only: the detector, then the matcher in two stages, on `transformers.Trainer`.
+"""Training of the detector, then of the matcher in two stages, on `transformers.Trainer`.
 
-No photo is used and nothing is distilled from other weights. docs/training.md holds the recipe and its figures.
+The pairs are warped canvases (procedural, or one's own photos) or photos with depth and poses. The bundled checkpoint
+learned from procedural canvases alone. docs/training.md holds the recipe and its figures.
 """
 
+import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers import PretrainedConfig
+from transformers import AutoModelForKeypointDetection, PretrainedConfig
 
 from .configuration_lightglue import LightGlueConfig
 from .detectors.superpoint import (
@@ -25,8 +29,17 @@ from .detectors.superpoint import (
     max_pool,
 )
 from .homographies import PlanarPairs, ground_truth_matches, project_points, render_textures, sample_pairs
-from .image_processing_lightglue import LightGlueImageProcessor
+from .image_processing_lightglue import LightGlueImageProcessor, load_image
 from .modeling_lightglue import LightGlueForKeypointMatching
+from .posed_pairs import (
+    DepthPair,
+    matches_from_depth,
+    read_depth,
+    read_depth_list,
+    read_features,
+    read_scene,
+    scale_intrinsics,
+)
 
 TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
 STRONG_THRESHOLD = 4e-4
@@ -222,11 +235,16 @@ def insert_batch_norm(model: SuperPointForKeypointDetection, images: Tensor | No
 
 def fit_norm(norm: nn.BatchNorm2d, conv: nn.Module, inputs: Any, output: Tensor) -> None:
     """Set `norm` to the identity on channels with the mean and variance of this output of `conv`."""
-    variance, mean = torch.var_mean(output.float(), dim=(0, 2, 3))
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
-    norm.weight.copy_((variance + norm.eps).sqrt())
-    norm.bias.copy_(mean)
+    variance, mean = torch.var_mean(output.float(), dim=(0, 2, 3), correction=0)
+    norm.load_state_dict(
+        {
+            "running_mean": mean,
+            "running_var": variance,
+            "weight": (variance + norm.eps).sqrt(),
+            "bias": mean,
+            "num_batches_tracked": torch.tensor(1),
+        }
+    )
 
 
 @torch.no_grad()
@@ -271,9 +289,12 @@ class Recipe:
 
     output_dir: str = field(metadata={"help": "the trained model and its checkpoints; an unfinished run is resumed"})
     pairs: int = field(default=100_000, metadata={"help": "pairs seen in all"})
-    batch_size: int = field(default=16, metadata={"help": "pairs a step"})
+    batch_size: int = field(default=16, metadata={"help": "pairs a step, of each process"})
     height: int = field(default=192, metadata={"help": "pixels"})
     width: int = field(default=256, metadata={"help": "pixels"})
+    photos: str | None = field(
+        default=None, metadata={"help": "directory of photos to warp, in place of procedural canvases"}
+    )
     textures: int = field(default=1500, metadata={"help": "procedural canvases to draw the pairs from"})
     multi_plane: float = field(default=0.4, metadata={"help": "share of pairs of several planes with parallax"})
     unrelated: float = field(default=0.0, metadata={"help": "share of pairs without overlap"})
@@ -284,14 +305,19 @@ class Recipe:
     bf16: bool = field(
         default_factory=fast_bfloat16, metadata={"help": "bfloat16 autocast; by default where it is fast"}
     )
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
     seed: int = 0
     save_steps: int = 500
     workers: int = field(default=1, metadata={"help": "processes that make the pairs"})
+    report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
 
-    def texture_bank(self) -> Tensor:
-        """Canvases twice as large as the images, rendered once and kept in `output_dir`."""
-        path = Path(self.output_dir, f"textures-{self.textures}-{2 * self.height}x{2 * self.width}-{self.seed}.npy")
-        return cached_textures(path, self.textures, 2 * self.height, 2 * self.width, self.seed)
+    def canvases(self) -> Tensor:
+        """`(count, 2 height, 2 width)` uint8: the photos, or procedural ones, rendered once and kept."""
+        height, width = 2 * self.height, 2 * self.width
+        if self.photos is not None:
+            return read_canvases(Path(self.photos), height, width)
+        path = Path(self.output_dir, f"textures-{self.textures}-{height}x{width}-{self.seed}.npy")
+        return cached_textures(path, self.textures, height, width, self.seed)
 
 
 @dataclass
@@ -306,67 +332,20 @@ class DetectorRecipe(Recipe):
     descriptor_decoder_dim: int = 64
 
 
-def cached_textures(path: Path, count: int, height: int, width: int, seed: int) -> Tensor:
-    import numpy as np
-
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        textures = render_textures(count, height, width, seed)
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, textures)
-        partial.rename(path)
-    return torch.from_numpy(np.load(path))
-
-
-def load_detector(directory: str) -> SuperPointForKeypointDetection:
-    """Read a SuperPoint, or the one within a matcher's checkpoint."""
-    if PretrainedConfig.get_config_dict(directory)[0].get("model_type") == LightGlueConfig.model_type:
-        return LightGlueForKeypointMatching.from_pretrained(directory).keypoint_detector
-    return SuperPointForKeypointDetection.from_pretrained(directory)
-
-
-class DetectorCollator:
-    """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its pair."""
-
-    def __init__(self, textures: Tensor, recipe: Recipe) -> None:
-        self.textures = textures
-        self.recipe = recipe
-
-    def __call__(self, seeds: Sequence[int]) -> dict[str, Any]:
-        recipe = self.recipe
-        pairs = sample_pairs(self.textures, seeds, recipe.height, recipe.width, multi_plane=recipe.multi_plane)
-        generator = torch.Generator().manual_seed(seeds[0])
-        return {"pixel_values": pairs.images.flatten(0, 1)[:, None], "labels": detector_labels(pairs, generator)}
-
-
-def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
-    """Train a SuperPoint and save it, plain (batch norm folded), in `recipe.output_dir`."""
-    torch.manual_seed(recipe.seed)
-    collator = DetectorCollator(recipe.texture_bank(), recipe)
-    if recipe.initial_model is None:
-        config = SuperPointConfig(
-            encoder_hidden_sizes=recipe.encoder_hidden_sizes,
-            decoder_hidden_size=recipe.decoder_hidden_size,
-            descriptor_decoder_dim=recipe.descriptor_decoder_dim,
-            max_keypoints=1024,
-        )
-        model = SuperPointForKeypointDetection(config)
-        insert_batch_norm(model)
-    else:
-        model = load_detector(recipe.initial_model)
-        insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"])
-    wrapper = DetectorWithScale(model)
-    run_trainer(wrapper, collator, recipe)
-    fold_batch_norm(model)
-    model.eval().save_pretrained(recipe.output_dir)
-    return model
-
-
 @dataclass
 class MatcherRecipe(Recipe):
     """The matcher, on a frozen detector. Stage 1 trains it; stage 2 its token confidences, with the rest frozen."""
 
-    detector: str = field(default="", metadata={"help": "SuperPoint, or matcher with one, to train on"})
+    detector: str | None = field(default=None, metadata={"help": "detector, or matcher with one, to train on"})
+    features: str | None = field(
+        default=None, metadata={"help": "HDF5 file with the features of the scenes' photos, in place of a detector"}
+    )
+    scenes: list[str] = field(
+        default_factory=list,
+        metadata={"help": "photos with depth and poses, in place of warps: MegaDepth's scenes, or lists of pairs"},
+    )
+    root: str = field(default=".", metadata={"help": "directory that paths in the scenes start from"})
+    depths: str = field(default="depths", metadata={"help": "directory in root of the depth maps of lists of pairs"})
     initial_model: str | None = field(default=None, metadata={"help": "directory of a matcher to go on from"})
     stage: int = field(default=1, metadata={"help": "1 or 2", "choices": [1, 2]})
     keypoints: int = field(default=256, metadata={"help": "in each image"})
@@ -380,88 +359,303 @@ class MatcherRecipe(Recipe):
     unrelated: float = 0.03
 
 
-class MatcherCollator:
-    """Seeds -> keypoints that the detector finds in a batch of pairs, and their true matches."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
 
-    def __init__(self, textures: Tensor, detector: SuperPointForKeypointDetection, recipe: MatcherRecipe) -> None:
-        self.textures = textures
-        self.detector = detector
+
+def cached_textures(path: Path, count: int, height: int, width: int, seed: int) -> Tensor:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        textures = render_textures(count, height, width, seed)
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, textures)
+        partial.rename(path)
+    return torch.from_numpy(np.load(path))
+
+
+def read_canvases(directory: Path, height: int, width: int) -> Tensor:
+    """The photos of a directory, in grey, resized and cropped to `(count, height, width)` uint8.
+
+    Raises:
+        OSError: a photo cannot be read; it is named.
+        ValueError: there are none.
+    """
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in suffixes)
+    if not paths:
+        raise ValueError(f"no photos in {directory}")
+    canvases = np.empty((len(paths), height, width), dtype=np.uint8)
+    for canvas, path in zip(canvases, paths):
+        canvas[:] = np.asarray(ImageOps.fit(load_image(path).convert("L"), (width, height)))
+    return torch.from_numpy(canvases)
+
+
+class DetectorCollator:
+    """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its pair."""
+
+    def __init__(self, canvases: Tensor, recipe: Recipe) -> None:
+        self.canvases = canvases
         self.recipe = recipe
 
-    @torch.no_grad()
+    def __call__(self, seeds: Sequence[int]) -> dict[str, Any]:
+        recipe = self.recipe
+        pairs = sample_pairs(self.canvases, seeds, recipe.height, recipe.width, multi_plane=recipe.multi_plane)
+        generator = torch.Generator().manual_seed(seeds[0])
+        return {"pixel_values": pairs.images.flatten(0, 1)[:, None], "labels": detector_labels(pairs, generator)}
+
+
+class MatcherCollator:
+    """Seeds -> features of a batch of warped pairs and their true matches; each seed always gives its pair."""
+
+    def __init__(self, canvases: Tensor, extractor: LightGlueForKeypointMatching, recipe: MatcherRecipe) -> None:
+        self.canvases = canvases
+        self.extractor = extractor
+        self.recipe = recipe
+
     def __call__(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         recipe = self.recipe
         pairs = sample_pairs(
-            self.textures,
+            self.canvases,
             seeds,
             recipe.height,
             recipe.width,
             multi_plane=recipe.multi_plane,
             unrelated=recipe.unrelated,
         )
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            features = self.detector(pairs.images.flatten(0, 1)[:, None])
-        shape = (len(seeds), 2)
-        keypoints = (features.keypoints * torch.tensor([recipe.width, recipe.height])).unflatten(0, shape)
-        mask = features.mask.unflatten(0, shape)
-        return {
-            "keypoints": keypoints,
-            "descriptors": features.descriptors.float().unflatten(0, shape),
-            "mask": mask,
-            "image_sizes": torch.tensor([recipe.height, recipe.width]).expand(*shape, 2),
-            "labels": ground_truth_matches(keypoints, mask.bool(), pairs.homographies, pairs.layers),
+        batch = detected_features(self.extractor, {"pixel_values": pairs.images[:, :, None]}, recipe.bf16)
+        labels = ground_truth_matches(batch["keypoints"], batch["mask"].bool(), pairs.homographies, pairs.layers)
+        return {**batch, "labels": labels}
+
+
+class PosedCollator:
+    """Seeds -> features of a batch of photos with depth and poses and their true matches; a seed gives its pair.
+
+    The features are the extractor's, of photos whose longer side is the recipe's width, or those of a file.
+    """
+
+    def __init__(
+        self, pairs: Sequence[DepthPair], extractor: LightGlueForKeypointMatching | None, recipe: MatcherRecipe
+    ) -> None:
+        self.pairs = pairs
+        self.extractor = extractor
+        self.recipe = recipe
+        self.processor = LightGlueImageProcessor(size={"longest_edge": recipe.width})
+
+    def __call__(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        pairs = [self.pairs[int(np.random.default_rng(seed).integers(len(self.pairs)))] for seed in seeds]
+        batch, photo_sizes = self.stored(pairs) if self.extractor is None else self.detected(pairs)
+        labels = torch.full(batch["mask"].shape, -2)
+        for row, (pair, photos) in enumerate(zip(pairs, photo_sizes)):
+            sizes, valid = batch["image_sizes"][row], batch["mask"][row].bool()
+            intrinsics = [scale_intrinsics(K, *both) for K, *both in zip(pair.intrinsics, photos, sizes.tolist())]
+            found = matches_from_depth(
+                (batch["keypoints"][row, 0][valid[0]], batch["keypoints"][row, 1][valid[1]]),
+                (torch.from_numpy(read_depth(pair.depths[0])), torch.from_numpy(read_depth(pair.depths[1]))),
+                sizes,
+                torch.from_numpy(np.stack(intrinsics)),
+                torch.from_numpy(pair.T_0to1),
+            )
+            for image in (0, 1):
+                labels[row, image, : len(found[image])] = found[image]  # padding is last
+        return {**batch, "labels": labels}
+
+    def detected(self, pairs: Sequence[DepthPair]) -> tuple[dict[str, Tensor], list[Any]]:
+        """The extractor's features, and the (height, width) of the photos themselves."""
+        assert self.extractor is not None
+        photos = [[load_image(path) for path in pair.images] for pair in pairs]
+        inputs = self.processor(photos, return_tensors="pt")
+        sizes = [[(photo.height, photo.width) for photo in both] for both in photos]
+        return detected_features(self.extractor, inputs, self.recipe.bf16), sizes
+
+    def stored(self, pairs: Sequence[DepthPair]) -> tuple[dict[str, Tensor], list[Any]]:
+        """The file's features, the best so many of each photo, in pixels of the photos, and their sizes."""
+        assert self.recipe.features is not None
+        images = [read_features(self.recipe.features, name) for pair in pairs for name in pair.names]
+        for features in images:
+            if "scores" in features:
+                best = np.argsort(-features["scores"], kind="stable")[: self.recipe.keypoints]
+            else:
+                best = np.arange(min(len(features["keypoints"]), self.recipe.keypoints))
+            size = features.pop("image_size")
+            features.update({name: values[best] for name, values in features.items()})
+            features["mask"] = np.ones(len(best), dtype=np.int64)
+            features["image_sizes"] = size
+        columns = max(len(features["mask"]) for features in images)
+        names = ["keypoints", "descriptors", "mask", *(n for n in ("scales", "orientations") if n in images[0])]
+        batch = {
+            name: torch.stack([padded(torch.from_numpy(features[name]), columns) for features in images])
+            for name in names
         }
+        batch["image_sizes"] = torch.from_numpy(np.stack([features["image_sizes"] for features in images]))
+        batch = {name: values.unflatten(0, (len(pairs), 2)) for name, values in batch.items()}
+        return batch, batch["image_sizes"].tolist()
+
+
+def padded(values: Tensor, length: int) -> Tensor:
+    """`(n, ...)` -> `(length, ...)`, with zeros behind."""
+    return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
+
+
+@torch.no_grad()
+def detected_features(
+    extractor: LightGlueForKeypointMatching, inputs: Mapping[str, Tensor], bf16: bool
+) -> dict[str, Tensor]:
+    """What `extract_features` finds, as arguments of the matcher."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        features = extractor.extract_features(**inputs)
+    names = ("keypoints", "descriptors", "mask", "image_sizes")
+    return {name: features[name].float() if name == "descriptors" else features[name] for name in names}
+
+
+def read_scenes(recipe: MatcherRecipe) -> list[DepthPair]:
+    """All pairs of the recipe's scenes.
+
+    Raises:
+        ValueError: there are none.
+    """
+    pairs = []
+    for scene in recipe.scenes:
+        if Path(scene).suffix == ".npz":
+            pairs += read_scene(scene, recipe.root)
+        else:
+            pairs += read_depth_list(scene, recipe.root, recipe.depths)
+    if not pairs:
+        raise ValueError(f"no pairs in {', '.join(recipe.scenes)}")
+    return pairs
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def load_detector(directory: str) -> Any:
+    """Read a detector, or the one within a matcher's checkpoint."""
+    if PretrainedConfig.get_config_dict(directory)[0].get("model_type") == LightGlueConfig.model_type:
+        return LightGlueForKeypointMatching.from_pretrained(directory).keypoint_detector
+    return AutoModelForKeypointDetection.from_pretrained(directory)
+
+
+def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
+    """Train a SuperPoint and save it, plain (batch norm folded), in `recipe.output_dir`.
+
+    Raises:
+        ImportError: accelerate is not installed.
+        ValueError: the directory holds the run of another recipe.
+    """
+    arguments = training_arguments(recipe)
+    with arguments.main_process_first():
+        keep_recipe(recipe)
+        collator = DetectorCollator(recipe.canvases(), recipe)
+    torch.manual_seed(recipe.seed)
+    if recipe.initial_model is None:
+        config = SuperPointConfig(
+            encoder_hidden_sizes=recipe.encoder_hidden_sizes,
+            decoder_hidden_size=recipe.decoder_hidden_size,
+            descriptor_decoder_dim=recipe.descriptor_decoder_dim,
+            max_keypoints=1024,
+        )
+        model = SuperPointForKeypointDetection(config)
+        insert_batch_norm(model)
+    else:
+        model = load_detector(recipe.initial_model)
+        insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"])
+    fit(DetectorWithScale(model), collator, arguments, recipe)
+    fold_batch_norm(model)
+    if arguments.should_save:
+        model.eval().save_pretrained(recipe.output_dir)
+    return model
 
 
 def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
     """Train a matcher, and save it together with its detector in `recipe.output_dir`.
 
     Stage 2 changes nothing but how soon pairs stop and points are pruned: without adaptivity all matches stay.
-    """
-    torch.manual_seed(recipe.seed)
-    detector = load_detector(recipe.detector)
-    detector.config.max_keypoints = recipe.keypoints
-    detector.config.keypoint_threshold = 0.0  # always so many: at the weak ones is something to learn
-    if recipe.initial_model is not None:
-        model = LightGlueForKeypointMatching.from_pretrained(recipe.initial_model)
-    else:
-        config = LightGlueConfig(
-            SuperPointConfig(**detector.config.to_dict()),
-            descriptor_dim=recipe.descriptor_dim,
-            num_hidden_layers=recipe.num_hidden_layers,
-            num_attention_heads=recipe.num_attention_heads,
-            initializer_range=recipe.descriptor_dim**-0.5 / math.sqrt(3),
-        )
-        model = LightGlueForKeypointMatching(config)
-        model.keypoint_detector.load_state_dict(detector.state_dict())
-    for name, parameter in model.named_parameters():
-        trained = "token_confidence." in name if recipe.stage == 2 else not name.startswith("keypoint_detector.")
-        parameter.requires_grad_(trained)
-    run_trainer(model, MatcherCollator(recipe.texture_bank(), detector, recipe), recipe)
-    model.eval().save_pretrained(recipe.output_dir)
-    LightGlueImageProcessor(size={"longest_edge": 640}).save_pretrained(recipe.output_dir)
-    return model
-
-
-def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
-    """Fit `model` with `transformers.Trainer` on `recipe.pairs` seeds; goes on from the last checkpoint, if any.
 
     Raises:
         ImportError: accelerate is not installed.
-        ValueError: the directory holds the run of another recipe.
+        ValueError: the directory holds the run of another recipe, or the recipe has no source of features.
+    """
+    if (recipe.detector is None) == (recipe.features is None):
+        raise ValueError("a matcher is trained on either a detector or a file of features")
+    if recipe.features is not None and not recipe.scenes:
+        raise ValueError("features need scenes: of warped photos no file can know them")
+    arguments = training_arguments(recipe)
+    pairs = read_scenes(recipe) if recipe.scenes else []
+    with arguments.main_process_first():
+        keep_recipe(recipe)
+        canvases = None if pairs else recipe.canvases()
+    torch.manual_seed(recipe.seed)
+    detector = None if recipe.detector is None else load_detector(recipe.detector)
+    model = initial_matcher(recipe, detector, pairs)
+    for name, parameter in model.named_parameters():
+        trained = "token_confidence." in name if recipe.stage == 2 else not name.startswith("keypoint_detector.")
+        parameter.requires_grad_(trained)
+    extractor = None if detector is None else feature_extractor(model, recipe.keypoints)
+    collator: Any
+    if canvases is None:
+        collator = PosedCollator(pairs, extractor, recipe)
+    else:
+        assert extractor is not None
+        collator = MatcherCollator(canvases, extractor, recipe)
+    fit(model, collator, arguments, recipe)
+    if arguments.should_save:
+        model.eval().save_pretrained(recipe.output_dir)
+        LightGlueImageProcessor(size={"longest_edge": 640}).save_pretrained(recipe.output_dir)
+    return model
+
+
+def initial_matcher(
+    recipe: MatcherRecipe, detector: Any | None, pairs: Sequence[DepthPair]
+) -> LightGlueForKeypointMatching:
+    """The matcher of `recipe.initial_model`, or a new one for these features; in either case with this detector."""
+    if recipe.initial_model is not None:
+        model = LightGlueForKeypointMatching.from_pretrained(recipe.initial_model)
+    else:
+        sizes: dict[str, Any] = {
+            "descriptor_dim": recipe.descriptor_dim,
+            "num_hidden_layers": recipe.num_hidden_layers,
+            "num_attention_heads": recipe.num_attention_heads,
+            "initializer_range": recipe.descriptor_dim**-0.5 / math.sqrt(3),
+        }
+        if detector is None:
+            assert recipe.features is not None
+            features = read_features(recipe.features, pairs[0].names[0])
+            sizes["use_keypoint_detector"] = False
+            sizes["input_dim"] = features["descriptors"].shape[1]
+            sizes["add_scale_ori"] = {"scales", "orientations"} <= set(features)
+        model = LightGlueForKeypointMatching(LightGlueConfig(detector and detector.config, **sizes))
+    if detector is not None:
+        model.keypoint_detector.load_state_dict(detector.state_dict())
+    return model
+
+
+def feature_extractor(model: LightGlueForKeypointMatching, keypoints: int) -> LightGlueForKeypointMatching:
+    """A copy of the model for `extract_features`: always so many keypoints, for at weak ones is something to learn."""
+    extractor = copy.deepcopy(model).eval()
+    extractor.config.depth_confidence = extractor.config.width_confidence = 0.0
+    for config in (extractor.config.keypoint_detector_config, extractor.keypoint_detector.config):
+        config.max_keypoints = keypoints
+        config.keypoint_threshold = 0.0
+    return extractor
+
+
+def training_arguments(recipe: Recipe) -> Any:
+    """The recipe as `transformers.TrainingArguments`.
+
+    Raises:
+        ImportError: accelerate is not installed.
     """
     try:
         import accelerate  # noqa: F401
-        from transformers import Trainer, TrainingArguments
-        from transformers.trainer_utils import get_last_checkpoint
+        from transformers import TrainingArguments
     except ImportError as error:
         raise ImportError("training needs accelerate: install lightglue-hf[train]") from error
-    keep_recipe(recipe)
     steps = recipe.pairs // recipe.batch_size
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size,
-        max_steps=steps,
+        num_train_epochs=1,
+        dataloader_drop_last=True,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
@@ -469,6 +663,7 @@ def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
         lr_scheduler_kwargs={"min_lr_rate": 0.01},
         warmup_steps=recipe.warmup_steps,
         bf16=recipe.bf16,
+        gradient_checkpointing=recipe.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),
         seed=recipe.seed,
         dataloader_num_workers=recipe.workers,
@@ -476,13 +671,21 @@ def run_trainer(model: nn.Module, collator: Any, recipe: Recipe) -> None:
         logging_steps=max(1, min(50, steps // 4)),
         save_steps=recipe.save_steps,
         save_total_limit=2,
-        report_to="none",
+        report_to=recipe.report_to,
     )
+
+
+def fit(model: nn.Module, collator: Any, arguments: Any, recipe: Recipe) -> None:
+    """Fit `model` with `transformers.Trainer` on `recipe.pairs` seeds; goes on from the last checkpoint, if any."""
+    from transformers import Trainer
+    from transformers.trainer_utils import get_last_checkpoint
+
     first = recipe.seed * 1_000_000_000  # runs with other seeds see other pairs
     seeds = range(first, first + recipe.pairs)
     trainer = Trainer(model=model, args=arguments, train_dataset=seeds, data_collator=collator)  # type: ignore[arg-type]
     trainer.train(resume_from_checkpoint=get_last_checkpoint(recipe.output_dir))
-    Path(recipe.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    if arguments.should_save:
+        Path(recipe.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
 
 
 def keep_recipe(recipe: Recipe) -> None:
