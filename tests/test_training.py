@@ -12,7 +12,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from lightglue_hf import LightGlueForKeypointMatching, SuperPointConfig, SuperPointForKeypointDetection
+from lightglue_hf import (
+    LightGlueForKeypointMatching,
+    SuperPointConfig,
+    SuperPointForKeypointDetection,
+    bundled_checkpoint,
+)
 from lightglue_hf.detectors.superpoint import CELL
 from lightglue_hf.homographies import render_textures, sample_pairs
 from lightglue_hf.training import (
@@ -295,6 +300,23 @@ def test_features_of_a_file(scenes, tmp_path):
     assert last < first
 
 
+def test_the_example_trains_both_stages_from_the_bundled_checkpoint(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i, canvas in enumerate(render_textures(3, 128, 192, 0)):
+        Image.fromarray(canvas).save(tmp_path / "photos" / f"{i}.jpg")
+    options = "--pairs 8 --batch-size 4 --height 64 --width 96 --keypoints 32".split()
+    script = Path(__file__).parent.parent / "examples" / "train_on_photos.py"
+    command = [sys.executable, script, tmp_path / "photos", tmp_path / "runs", *options]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert f"lightglue-hf match --model {tmp_path}/runs/stage2" in output
+    tiny, trained = (
+        LightGlueForKeypointMatching.from_pretrained(path).state_dict()
+        for path in (bundled_checkpoint("tiny"), tmp_path / "runs" / "stage2")
+    )
+    for name, value in trained.items():
+        assert torch.equal(value, tiny[name]) == name.startswith("keypoint_detector."), name
+
+
 def test_a_matcher_needs_one_source_of_features(tmp_path):
     for sources in ({}, {"detector": "d", "features": "f"}):
         with pytest.raises(ValueError, match="either a detector or a file of features"):
@@ -321,10 +343,10 @@ def test_going_on_from_a_detector_keeps_its_function(detector, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_together(detector, tmp_path):
-    """What `accelerate launch` runs: the processes share the pairs, and one of them writes."""
+    """The processes share the pairs, and one of them writes."""
     options = {"output_dir": tmp_path / "run", "detector": detector, "pairs": 16, **MATCHER}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     subprocess.run([*launcher, "-m", "lightglue_hf.cli", "train", "matcher", *words], check=True)
     log = json.loads((tmp_path / "run" / "log.json").read_text())
     assert log[-1]["step"] == 2, "16 pairs, 4 for each of 2 processes a step"

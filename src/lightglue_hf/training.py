@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import AutoModelForKeypointDetection, PretrainedConfig
 
+from . import bundled_checkpoint
 from .configuration_lightglue import LightGlueConfig
 from .detectors.superpoint import (
     CELL,
@@ -528,11 +529,17 @@ def read_scenes(recipe: MatcherRecipe) -> list[DepthPair]:
 # Training
 
 
-def load_detector(directory: str) -> Any:
-    """Read a detector, or the one within a matcher's checkpoint."""
-    if PretrainedConfig.get_config_dict(directory)[0].get("model_type") == LightGlueConfig.model_type:
-        return LightGlueForKeypointMatching.from_pretrained(directory).keypoint_detector
-    return AutoModelForKeypointDetection.from_pretrained(directory)
+def load_detector(checkpoint: str) -> Any:
+    """Read a detector, or the one within a matcher's checkpoint; a bundled one by its name."""
+    where = located(checkpoint)
+    if PretrainedConfig.get_config_dict(where)[0].get("model_type") == LightGlueConfig.model_type:
+        return LightGlueForKeypointMatching.from_pretrained(where).keypoint_detector
+    return AutoModelForKeypointDetection.from_pretrained(where)
+
+
+def located(checkpoint: str) -> str:
+    """The directory of a bundled checkpoint from its name; any other as it is."""
+    return str(bundled_checkpoint(checkpoint)) if checkpoint == "tiny" else checkpoint
 
 
 def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
@@ -609,7 +616,7 @@ def initial_matcher(
 ) -> LightGlueForKeypointMatching:
     """The matcher of `recipe.initial_model`, or a new one for these features; in either case with this detector."""
     if recipe.initial_model is not None:
-        model = LightGlueForKeypointMatching.from_pretrained(recipe.initial_model)
+        model = LightGlueForKeypointMatching.from_pretrained(located(recipe.initial_model))
     else:
         sizes: dict[str, Any] = {
             "descriptor_dim": recipe.descriptor_dim,
@@ -665,6 +672,9 @@ def training_arguments(recipe: Recipe) -> Any:
         bf16=recipe.bf16,
         gradient_checkpointing=recipe.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),
+        # without a GPU accelerate has to be told; told of it with one process alone, it expects others
+        ddp_backend="gloo" if torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available() else None,
+        ddp_find_unused_parameters=False,
         seed=recipe.seed,
         dataloader_num_workers=recipe.workers,
         remove_unused_columns=False,
