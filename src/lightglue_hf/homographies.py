@@ -539,8 +539,9 @@ def _render(
             layers[region] = torch.where(coverage >= 0.5, layer, layers[region])
         else:
             grey[region] = painted[:, 0]
-            known = _inside(positions, *textures.shape[-2:]) if unknown[group].any() else torch.tensor(True)
-            layers[region] = torch.where(known, layer, OUTSIDE)
+            layers[region] = layer
+            if unknown[group].any():
+                layers[region] = torch.where(_inside(positions, *textures.shape[-2:]), layer, OUTSIDE)
     return grey.clamp_(0, 1), layers
 
 
@@ -601,11 +602,13 @@ def sample_pairs(
         `PlanarPairs` with `layers` of size `max_layers` (1 if `multi_plane` is 0) in `homographies`, on the device; an
         unrelated pair shows layer 0 in image 0 and layer 1 in image 1.
     """
-    canvases = torch.as_tensor(textures)
+    canvases = textures if isinstance(textures, Tensor) else torch.from_numpy(textures)
     if canvases.ndim != 3 or canvases.dtype != torch.uint8:
         raise ValueError(
             f"textures must be (count, height, width) uint8, got {tuple(canvases.shape)} {canvases.dtype}"
         )
+    if not len(seeds):
+        raise ValueError("seeds are needed, one for each pair")
     if not 1 <= max_layers <= 7:
         raise ValueError(f"max_layers must be from 1 to 7, got {max_layers}")
     device = canvases.device if device is None else torch.device(device)
@@ -631,8 +634,9 @@ def sample_pairs(
             for layer, plane in enumerate(worlds[0]):
                 homographies[index, layer] = _between(plane, height, width)
     shape = len(exposures), height, width
-    clean, layers = _render(strokes, canvases, shape, device, together=device.type != "cpu")
-    images = photograph(clean, np.stack(exposures))
+    together = device.type != "cpu"
+    clean, layers = _render(strokes, canvases, shape, device, together)
+    images = photograph(clean, np.stack(exposures), together)
     matrices = torch.from_numpy(homographies).to(device)
     return PlanarPairs(
         images.unflatten(0, (-1, 2)), clean.unflatten(0, (-1, 2)), matrices, layers.unflatten(0, (-1, 2))

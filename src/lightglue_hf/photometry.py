@@ -60,19 +60,20 @@ def sample_exposure(rng: np.random.Generator) -> np.ndarray:
     return exposure
 
 
-def photograph(images: Tensor, exposures: np.ndarray) -> Tensor:
+def photograph(images: Tensor, exposures: np.ndarray, together: bool) -> Tensor:
     """What cameras make of views.
 
     Args:
         images: `(n, height, width)` float32 in [0, 1].
         exposures: `(n,)` of what `sample_exposure` gives.
+        together: change all at once, instead of one by one. That is few calls, but on a CPU slower, for one view stays
+            in its cache; and by rounding each view depends on the others.
 
     Returns:
-        `(n, height, width)` float32 in [0, 1], of 8 bits; on a CPU each depends on its view and exposure alone, on
-        other devices up to rounding.
+        `(n, height, width)` float32 in [0, 1], of 8 bits.
     """
-    if images.device.type == "cpu" and len(images) > 1:  # one by one: they stay in the cache
-        return torch.cat([photograph(images[i : i + 1], exposures[i : i + 1]) for i in range(len(images))])
+    if not together and len(images) > 1:
+        return torch.cat([photograph(images[i : i + 1], exposures[i : i + 1], True) for i in range(len(images))])
     for name, change in _CHANGES.items():
         active = exposures[name].reshape(len(images), -1).any(1)
         if active.all():
@@ -116,17 +117,17 @@ def gaussian_blur(images: Tensor, sigma: float | np.ndarray) -> Tensor:
         images: `(..., height, width)`.
         sigma: pixels, above 0; one, or for images `(n, height, width)` one each, `(n,)`.
     """
-    sigmas = torch.as_tensor(sigma, dtype=images.dtype)[..., None]
-    radius = (3 * sigmas).ceil()
-    offset = torch.arange(-int(radius.max()), int(radius.max()) + 1)
-    weight = torch.exp(-(offset**2) / (2 * sigmas**2)) * (offset.abs() <= radius)
-    weight = (weight / weight.sum(-1, keepdim=True)).to(images.device)
+    sigmas = np.asarray(sigma, dtype=np.float64)[..., None]
+    radius = np.ceil(3 * sigmas)
+    offset = np.arange(-radius.max(), radius.max() + 1)
+    kernel = np.exp(-0.5 * (offset / sigmas) ** 2) * (np.abs(offset) <= radius)
+    weight = torch.from_numpy(kernel / kernel.sum(-1, keepdims=True)).to(images)
 
     def band(length: int) -> Tensor:
-        source = (torch.arange(length)[:, None] + offset).clamp_(0, length - 1).to(images.device)
+        source = np.clip(np.arange(length)[:, None] + offset, 0, length - 1).astype(np.int64)
         shape = *weight.shape[:-1], length
-        matrix = images.new_zeros(*shape, length)
-        return matrix.scatter_add_(-1, source.expand(*shape, -1), weight[..., None, :].expand(*shape, -1))
+        indices = torch.from_numpy(source).to(images.device).expand(*shape, -1)
+        return images.new_zeros(*shape, length).scatter_add_(-1, indices, weight[..., None, :].expand(*shape, -1))
 
     height, width = images.shape[-2:]
     return band(height) @ (images @ band(width).mT)
