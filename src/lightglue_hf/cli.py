@@ -1,8 +1,9 @@
-"""The command `lightglue-hf`: match two photos, see a demonstration, or train.
+"""The command `lightglue-hf`: match two photos, see a demonstration, train, or look at the training data.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
     lightglue-hf train detector --output_dir runs/detector
+    lightglue-hf show-data -o grid.png
 
 Errors are one line on the standard error stream, and the exit status 2.
 """
@@ -139,7 +140,7 @@ def show_data(args: argparse.Namespace) -> None:
     pairs = sample_pairs(canvases, seeds, args.height, args.width, multi_plane=args.multi_plane)
     points, responses = (found.unflatten(0, (-1, 2)) for found in teacher_keypoints(pairs.clean.flatten(0, 1), 64))
     matches = ground_truth_matches(points, responses > 0, pairs.homographies, pairs.layers)
-    draw_pairs(pairs, points, matches, args.zoom).save(args.output)
+    draw_pairs(pairs, points, matches).save(args.output)
     print(f"wrote {args.output}")
 
 
@@ -307,9 +308,9 @@ def _parser() -> Parser:
     parser_data.add_argument("--pairs", type=_count, default=6, metavar="N")
     parser_data.add_argument("--seed", type=int, default=0, metavar="N")
     parser_data.add_argument("--multi-plane", type=_share, default=0.5, metavar="P", help="share of several planes")
-    parser_data.add_argument("--height", type=_count, default=192, metavar="N", help="of a view, in pixels")
-    parser_data.add_argument("--width", type=_count, default=256, metavar="N")
-    parser_data.set_defaults(run=show_data, zoom=2)
+    parser_data.add_argument("--height", type=_side, default=192, metavar="N", help="of a view, in pixels")
+    parser_data.add_argument("--width", type=_side, default=256, metavar="N")
+    parser_data.set_defaults(run=show_data)
     return parser
 
 
@@ -325,6 +326,10 @@ def _number(text: str, convert: Callable[[str], float], valid: Callable[[float],
 
 def _count(text: str) -> int:
     return _number(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def _side(text: str) -> int:
+    return _number(text, int, lambda value: value >= 32, "a whole number of at least 32")
 
 
 def _score(text: str) -> float:

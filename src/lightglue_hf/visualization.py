@@ -230,17 +230,17 @@ def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, sco
     return canvas.reduce(zoom)
 
 
-def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 1) -> Image.Image:
+def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 2) -> Image.Image:
     """Draw pairs with known geometry, one a row: both views with their matches, then the clean views by layers.
 
-    The lines of a row are coloured from the left to the right of its first view. In the clean views each layer has a
-    tint, and what is off the canvas is dark. Dots are keypoints without a match: red for none, grey for ignored.
+    The lines of a row are coloured from the left to the right of its first view; blue dots are keypoints without a
+    match. In the clean views each layer has a tint, and what is off its canvas is dark.
 
     Args:
         pairs: of `batch` pairs.
         keypoints: `(batch, 2, n, 2)`, pixels of the views.
-        matches: `(batch, 2, n)`, of each keypoint the index of its match in the other view, -1 for none, -2 for
-            ignored or padding.
+        matches: `(batch, 2, n)`, of each keypoint the index of its match in the other view, -1 for none; -2 draws
+            nothing.
         zoom: whole number of pixels for each pixel of the views.
 
     Returns:
@@ -252,17 +252,16 @@ def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 1) 
     tints = np.append(np.array(LAYER_TINTS), np.full((256 - len(LAYER_TINTS), 3), 0.25), axis=0)
     picture = Image.new("RGB", (4 * width * zoom, batch * height * zoom))
     for row in range(batch):
-        shown = [np.kron(view, np.ones((zoom, zoom))) for view in views[row]]
+        left, right = (np.kron(view, np.ones((zoom, zoom))) for view in views[row])
         tinted = np.concatenate(list(clean[row, :, ..., None] * tints[layers[row].astype(int)]), axis=1)
         matched = np.flatnonzero(matches[row, 0] >= 0)
         places = (keypoints[row] + 0.5) * zoom - 0.5
-        ends = places[0][matched], places[1][matches[row, 0, matched]]
-        canvas = draw_matches(*shown, *ends, keypoints[row, 0, matched, 0] / width)
+        ends0, ends1 = places[0][matched], places[1][matches[row, 0, matched]]
+        canvas = draw_matches(left, right, ends0, ends1, keypoints[row, 0, matched, 0] / width)
         draw = ImageDraw.Draw(canvas)
         for view, (points, labels) in enumerate(zip(places, matches[row])):
-            for (x, y), label in zip(points + (view * width * zoom, 0), labels):
-                if label < 0:
-                    draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill="red" if label == -1 else "grey")
+            for x, y in (points[labels == -1] + (view * width * zoom, 0)).tolist():
+                draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=(60, 140, 255))
         picture.paste(canvas, (0, row * height * zoom))
         side = Image.fromarray((tinted * 255).astype(np.uint8)).resize((2 * width * zoom, height * zoom))
         picture.paste(side, (2 * width * zoom, row * height * zoom))
