@@ -55,7 +55,7 @@ TRIES = 12
 
 def _matrix(rows: Sequence[Sequence[np.ndarray | float]]) -> np.ndarray:
     """Matrices `(..., 3, 3)` from their entries, which broadcast."""
-    matrix = np.empty((*np.broadcast_shapes(*(np.shape(entry) for row in rows for entry in row)), 3, 3))
+    matrix = np.empty((*np.broadcast(*rows[0], *rows[1], *rows[2]).shape, 3, 3))
     for i, row in enumerate(rows):
         for j, entry in enumerate(row):
             matrix[..., i, j] = entry
@@ -155,7 +155,7 @@ class _Plane:
 
 def _tones(rng: np.random.Generator) -> tuple[float, float]:
     """A random contrast and polarity: `gain` and `offset` of a `_Plane`."""
-    middle, gain = rng.uniform(0.38, 0.62), rng.uniform(0.6, 1.7) * rng.choice([-1, 1])
+    middle, gain = rng.uniform(0.38, 0.62), rng.uniform(0.6, 1.7) * (1 if rng.random() < 0.5 else -1)
     return gain / 255, middle - gain / 2
 
 
@@ -371,10 +371,10 @@ def _bilinear(images: Tensor, positions: Tensor, padding: str) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=True)
 
 
-def _to_unit(height: int, width: int) -> np.ndarray:
-    """Pixel -> the coordinates of `_bilinear`, `(3, 3)`."""
+def _to_unit(height: int, width: int, first: float = 0.0) -> np.ndarray:
+    """Pixel -> the coordinates of `_bilinear`, `(3, 3)`; the first pixel of the image is (`first`, `first`)."""
     x, y = 2 / max(width - 1, 1), 2 / max(height - 1, 1)
-    return np.array([[x, 0.0, -1.0], [0.0, y, -1.0], [0.0, 0.0, 1.0]])
+    return np.array([[x, 0.0, -1.0 - first * x], [0.0, y, -1.0 - first * y], [0.0, 0.0, 1.0]])
 
 
 def warp_images(images: Tensor, homographies: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -418,11 +418,10 @@ def _sample_planes(
     if fold > 1:
         for axis in (2, 3):  # several times faster than avg_pool2d
             length = textures.shape[axis] - fold + 1
-            first, *others = (textures.narrow(axis, start, length) for start in range(fold))
-            textures = sum(others, first).mul_(1 / fold)
+            one, *others = (textures.narrow(axis, start, length) for start in range(fold))
+            textures = sum(others, one).mul_(1 / fold)
     left, top, right, bottom = box
-    centred = _similarity(0, 1, (1 - fold) / 2, (1 - fold) / 2) @ inverses
-    unit = _to_unit(*textures.shape[-2:]) @ centred
+    unit = _to_unit(textures.shape[2], textures.shape[3], first=(fold - 1) / 2) @ inverses
     positions = _source_positions(unit, np.arange(left, right), np.arange(top, bottom), textures.device)
     return _bilinear(textures, positions, padding), positions
 
@@ -535,7 +534,7 @@ def _render(
         ]
         if order:
             paint, coverage = painted.unbind(1)
-            grey[region] = grey[region] * (1 - coverage) + paint
+            grey[region] = torch.addcmul(paint + grey[region], grey[region], coverage, value=-1)
             layers[region] = torch.where(coverage >= 0.5, layer, layers[region])
         else:
             grey[region] = painted[:, 0]
