@@ -168,7 +168,7 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
             cells = (str(value) if isinstance(value, int) else f"{value:.3f}" for value in values)
             rows.append([label, figure, *cells])
             label = ""
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |\n" for row in rows)
 
 
 def to_json(records: Sequence[Record], settings: dict[str, Any]) -> str:

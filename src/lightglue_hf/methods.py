@@ -80,12 +80,10 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
         sizes = [(image.height, image.width) for image in (image0, image1)]
         found = scale_keypoints(features.keypoints[0], features.image_sizes[0], sizes)
         masks = features.mask[0].bool()
-        keypoints = [points[mask].cpu().numpy() for points, mask in zip(found, masks)]
+        points0, points1 = (points[mask].cpu().numpy() for points, mask in zip(found, masks))
         if nearest:
-            descriptors = [
-                vectors[mask].float().cpu().numpy() for vectors, mask in zip(features.descriptors[0], masks)
-            ]
-            return _predict_nearest(*keypoints, *descriptors)
+            described = zip(features.descriptors[0].float(), masks)
+            return _predict_nearest(points0, points1, *(vectors[mask].cpu().numpy() for vectors, mask in described))
         outputs = model.match_features(
             features.keypoints, features.descriptors, features.mask, image_sizes=features.image_sizes
         )
