@@ -106,6 +106,16 @@ def test_warps_stay_within_their_limits_and_use_them():
     assert 0.02 < moves.max() <= 0.1
 
 
+def test_corners_are_moved_before_the_turn():
+    pytest.importorskip("skimage")
+    turned, moved = (next(iter(warped("", rotation, 1.5, 0.2))) for rotation in (40, 0))
+    similarity = turned.truth.matrix @ np.linalg.inv(moved.truth.matrix)
+    assert abs(similarity[1, 0]) > 0.05
+    np.testing.assert_allclose(similarity[2] / similarity[2, 2], [0, 0, 1], atol=1e-9)
+    centre = (np.array(turned.images[0].size) - 1)[None] / 2
+    np.testing.assert_allclose(project(similarity, centre), centre)
+
+
 def test_a_warp_is_the_same_every_time():
     pytest.importorskip("skimage")
     first, second = (next(iter(BUILT_IN["warped-easy"]())) for _ in range(2))

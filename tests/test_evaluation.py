@@ -336,6 +336,14 @@ def test_estimate_relative_pose_finds_nothing_in_too_few_matches(estimator, coun
     assert not inliers.any()
 
 
+def test_estimate_relative_pose_without_inliers_finds_nothing():
+    pytest.importorskip("poselib")
+    points0, points1 = np.random.default_rng(0).uniform(0, 600, (2, 20, 2))
+    pose, inliers = estimate_relative_pose(points0, points1, K, K, threshold=0)
+    assert pose is None
+    assert not inliers.any()
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_estimate_relative_pose_survives_one_point_many_times(estimator):
     points = np.full((20, 2), 7.0)

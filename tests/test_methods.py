@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightglue_hf import methods
 from lightglue_hf.datasets import BUILT_IN
 from lightglue_hf.evaluation import match_precision
 from lightglue_hf.image_processing_lightglue import LightGlueImageProcessor
@@ -137,8 +138,8 @@ def test_rootsift_of_blank_images_and_of_any_mode(images):
     method = nearest_rootsift("", 100)
     assert method.predict(Image.new("L", (48, 32)), Image.new("L", (1, 1))).matches.shape == (0, 2)
     grey = images[0].resize((180, 120)).convert("L")
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)  # white is 65535
-    prediction = method.predict(grey, deep)
+    floats = Image.fromarray(np.asarray(grey, np.float32) / 255)  # white is 1
+    prediction = method.predict(grey, floats)
     np.testing.assert_array_equal(prediction.keypoints0, prediction.keypoints1)
     assert len(prediction.matches) > 10
     np.testing.assert_allclose(prediction.matching_scores, 1, rtol=1e-5)
@@ -192,7 +193,9 @@ def test_other_images_and_other_methods_are_predicted_anew(tmp_path, images):
     first, second = images
     changed = first.copy()
     changed.putpixel((3, 3), (0, 1, 2))
+    black = Image.new("L", (8, 2)), Image.new("L", (4, 4)), Image.new("I;16", (4, 2))  # the same bytes
     pairs = [(first, second), (second, first), (first, first), (changed, second), (first, second.convert("L"))]
+    pairs += [(image, first) for image in black]
     for pair in pairs:
         cached_prediction(counter.method, pair, tmp_path)
     assert counter.asked == len(pairs)
@@ -258,6 +261,21 @@ def test_a_fingerprint_tells_models_and_settings_apart(processor):
     ]
     assert len(set(same)) == 1
     assert len({*same, *others}) == 1 + len(others)
+
+
+def test_a_fingerprint_tells_versions_of_the_code_apart(model, processor, monkeypatch):
+    before = lightglue("", model, processor).fingerprint
+    sources = methods._sources()
+    for marker in (
+        "class SuperPointConfig",
+        "class LightGlueConfig",
+        "def match_features",
+        "def load_image",
+        "rootsift",
+    ):
+        assert sum(marker in source for source in sources) >= 1
+    monkeypatch.setattr(methods, "_sources", lambda: [*sources[:-1], sources[-1] + "# changed"])
+    assert lightglue("", model, processor).fingerprint != before
 
 
 def test_a_fingerprint_tells_baselines_apart():
