@@ -39,7 +39,7 @@ from .posed_pairs import (
     read_depth_list,
     read_features,
     read_scene,
-    scale_intrinsics,
+    resizing,
 )
 
 TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
@@ -448,7 +448,7 @@ class PosedCollator:
         labels = torch.full(batch["mask"].shape, -2)
         for row, (pair, photos) in enumerate(zip(pairs, photo_sizes)):
             sizes, valid = batch["image_sizes"][row], batch["mask"][row].bool()
-            intrinsics = [scale_intrinsics(K, *both) for K, *both in zip(pair.intrinsics, photos, sizes.tolist())]
+            intrinsics = [resizing(*both) @ K for K, *both in zip(pair.intrinsics, photos, sizes.tolist())]
             found = matches_from_depth(
                 (batch["keypoints"][row, 0][valid[0]], batch["keypoints"][row, 1][valid[1]]),
                 (torch.from_numpy(read_depth(pair.depths[0])), torch.from_numpy(read_depth(pair.depths[1]))),
