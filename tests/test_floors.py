@@ -16,6 +16,8 @@ FLOORS = {
     "image_processing_lightglue": 1,
     "conversion": 2,
     "pipeline_keypoint_matching": 2,
+    "textures": 2,
+    "photometry": 2,
     "homographies": 2,
     "posed_pairs": 2,
     "registration": 3,

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from lightglue_hf import (
     LightGlueForKeypointMatching,
@@ -19,7 +18,8 @@ from lightglue_hf import (
     bundled_checkpoint,
 )
 from lightglue_hf.detectors.superpoint import CELL
-from lightglue_hf.homographies import render_textures, sample_pairs
+from lightglue_hf.homographies import sample_pairs
+from lightglue_hf.textures import render_textures
 from lightglue_hf.training import (
     DetectorCollator,
     DetectorRecipe,
@@ -29,7 +29,6 @@ from lightglue_hf.training import (
     detector_labels,
     feature_extractor,
     fold_batch_norm,
-    gaussian_blur,
     insert_batch_norm,
     read_scenes,
     teacher_keypoints,
@@ -62,15 +61,6 @@ def squares(height=64, width=96):
     image = torch.zeros(1, height, width)
     image[:, 16:44, 20:60] = 1
     return image
-
-
-def test_the_blur_is_a_convolution_with_replicated_borders():
-    image = torch.rand(1, 1, 20, 30)
-    offsets = torch.arange(-4, 5).float()
-    kernel = torch.exp(-(offsets**2) / (2 * 1.2**2))
-    kernel = kernel / kernel.sum()
-    expected = F.conv2d(F.pad(image, (4, 4, 4, 4), mode="replicate"), kernel.outer(kernel)[None, None])
-    torch.testing.assert_close(gaussian_blur(image, 1.2), expected)
 
 
 def test_the_teacher_finds_corners_and_not_edges():

@@ -8,8 +8,11 @@ import torch
 from PIL import Image
 
 from lightglue_hf import visualization
+from lightglue_hf.homographies import OUTSIDE, PlanarPairs
 from lightglue_hf.visualization import (
+    LAYER_TINTS,
     draw_matches,
+    draw_pairs,
     layer_colors,
     plot_images,
     plot_keypoints,
@@ -175,3 +178,24 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
         with pytest.raises(ImportError, match=r"install lightglue-hf\[plot\]"):
             call()
     assert visualization.draw_matches(GREY, DARK, NONE, NONE).size == (130, 60)
+
+
+def test_draw_pairs_shows_matches_keypoints_and_layers():
+    views = torch.full((2, 2, 20, 30), 0.5)
+    layers = torch.zeros(2, 2, 20, 30, dtype=torch.uint8)
+    layers[0, 1, :, 15:], layers[1, 0, :10] = 1, OUTSIDE
+    pairs = PlanarPairs(views, views, torch.eye(3).repeat(2, 2, 1, 1), layers)
+    keypoints = torch.tensor([[[[5, 4.0], [9, 15]], [[6, 4], [25, 15]]]]).repeat(2, 1, 1, 1)
+    matches = torch.tensor([[[0, -1], [0, -2]], [[-2, -2], [-2, -2]]])
+    picture = np.asarray(draw_pairs(pairs, keypoints, matches, zoom=2)).astype(int)
+    assert picture.shape == (80, 240, 3)
+    saturated = np.ptp(picture, axis=-1) > 60
+    assert saturated[8:10, 20:60].any(0).all(), "a line from one view to the other"
+    blue = (picture[..., 2] > 200) & (picture[..., 0] < 100)
+    rows, columns = np.nonzero(blue)
+    assert abs(rows.mean() - 30.5) < 1, "the keypoint without a match"
+    assert abs(columns.mean() - 18.5) < 1
+    assert not saturated[40:, :120].any(), "what is ignored is not drawn"
+    assert (picture[20, 215:] == np.floor(127.5 * np.array(LAYER_TINTS[1]))).all()
+    assert (picture[45, 130:170] == 31).all(), "off the canvas"
+    assert (picture[75, 130:] == 127).all()

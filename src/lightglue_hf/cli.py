@@ -1,9 +1,10 @@
-"""The command `lightglue-hf`: match two photos, see a demonstration, evaluate, or train.
+"""The command `lightglue-hf`: match two photos, evaluate, train, look at the training data.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
     lightglue-hf evaluate --data stereo --markdown figures.md
     lightglue-hf train detector --output_dir runs/detector
+    lightglue-hf show-data -o grid.png
 
 Errors are one line on the standard error stream, and the exit status 2.
 """
@@ -148,6 +149,22 @@ def train(args: argparse.Namespace) -> None:
         (recipe,) = parser.parse_args_into_dataclasses(args.options)
     run(recipe)
     print(f"wrote {recipe.output_dir}")
+
+
+def show_data(args: argparse.Namespace) -> None:
+    """Draw pairs as the training sees them: the teacher's keypoints and their true matches."""
+    from .homographies import ground_truth_matches, sample_pairs
+    from .textures import render_textures
+    from .training import teacher_keypoints
+    from .visualization import draw_pairs
+
+    canvases = render_textures(2 * args.pairs, 2 * args.height, 2 * args.width, args.seed)
+    seeds = range(args.seed, args.seed + args.pairs)
+    pairs = sample_pairs(canvases, seeds, args.height, args.width, multi_plane=args.multi_plane)
+    points, responses = (found.unflatten(0, (-1, 2)) for found in teacher_keypoints(pairs.clean.flatten(0, 1), 64))
+    matches = ground_truth_matches(points, responses > 0, pairs.homographies, pairs.layers)
+    draw_pairs(pairs, points, matches).save(args.output)
+    print(f"wrote {args.output}")
 
 
 def _match(images: list[Image], args: argparse.Namespace) -> Matches:
@@ -362,6 +379,16 @@ def _parser() -> Parser:
     help_options = "the recipe: --config FILE.yaml, or its fields as options; --help lists them"
     parser_train.add_argument("options", nargs=argparse.REMAINDER, metavar="OPTIONS", help=help_options)
     parser_train.set_defaults(run=train)
+
+    help_data = "draw pairs of procedural images with their true matches and layers, as the training sees them"
+    parser_data = commands.add_parser("show-data", help=help_data)
+    parser_data.add_argument("-o", "--output", type=_picture, default=Path("grid.png"), metavar="PNG")
+    parser_data.add_argument("--pairs", type=_count, default=6, metavar="N")
+    parser_data.add_argument("--seed", type=int, default=0, metavar="N")
+    parser_data.add_argument("--multi-plane", type=_share, default=0.5, metavar="P", help="share of several planes")
+    parser_data.add_argument("--height", type=_side, default=192, metavar="N", help="of a view, in pixels")
+    parser_data.add_argument("--width", type=_side, default=256, metavar="N")
+    parser_data.set_defaults(run=show_data)
     return parser
 
 
@@ -396,8 +423,16 @@ def _count(text: str) -> int:
     return _number(text, int, lambda value: value > 0, "a whole number above 0")
 
 
+def _side(text: str) -> int:
+    return _number(text, int, lambda value: value >= 32, "a whole number of at least 32")
+
+
 def _score(text: str) -> float:
     return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def _share(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def _picture(text: str) -> Path:

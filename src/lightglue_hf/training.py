@@ -29,9 +29,10 @@ from .detectors.superpoint import (
     SuperPointForKeypointDetection,
     max_pool,
 )
-from .homographies import PlanarPairs, ground_truth_matches, project_points, render_textures, sample_pairs
+from .homographies import PlanarPairs, ground_truth_matches, project_points, sample_pairs
 from .image_processing_lightglue import LightGlueImageProcessor, load_image
 from .modeling_lightglue import LightGlueForKeypointMatching
+from .photometry import gaussian_blur
 from .posed_pairs import (
     DepthPair,
     matches_from_depth,
@@ -41,6 +42,7 @@ from .posed_pairs import (
     read_scene,
     resizing,
 )
+from .textures import render_textures
 
 TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
 STRONG_THRESHOLD = 4e-4
@@ -69,25 +71,6 @@ def corner_response(images: Tensor) -> Tensor:
         return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
 
     return smaller_eigenvalue(1.2) + 0.5 * smaller_eigenvalue(2.4)
-
-
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Blur `(..., height, width)` with a Gaussian of `sigma` pixels; borders are replicated.
-
-    As two products with banded matrices, because convolutions of single channels are several times slower.
-    """
-
-    def band(length: int) -> Tensor:
-        position = torch.arange(length, device=images.device)
-        radius = math.ceil(3 * sigma)
-        offset = torch.arange(-radius, radius + 1, device=images.device)
-        weight = torch.exp(-(offset**2) / (2 * sigma**2)).to(images.dtype)
-        source = (position[:, None] + offset).clamp(0, length - 1)
-        matrix = images.new_zeros(length, length)
-        return matrix.scatter_add(1, source, (weight / weight.sum()).expand(length, -1))
-
-    height, width = images.shape[-2:]
-    return band(height) @ (images @ band(width).T)
 
 
 def teacher_keypoints(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -150,7 +133,7 @@ def detector_labels(
     objectness, location = cell_labels(
         positions.flatten(0, 1), positive.flatten(), found.flatten(), responses.flatten(), height, width
     )
-    random = torch.rand(batch, correspondences // 10, 2, generator=generator).to(points)
+    random = torch.rand(batch, correspondences // 10, 2, generator=generator, device=generator.device).to(points)
     random = random * points.new_tensor([width - 1, height - 1])
     candidates = torch.cat([torch.where(agreed0[..., None], mean[:, 0], points[:, 0]), random], 1)
     in1, visible = project_points(candidates, pairs.homographies, layers0, layers1)
@@ -309,8 +292,17 @@ class Recipe:
     gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
     seed: int = 0
     save_steps: int = 500
-    workers: int = field(default=1, metadata={"help": "processes that make the pairs"})
+    workers: int = field(
+        default_factory=lambda: 0 if torch.cuda.is_available() else 1,
+        metadata={
+            "help": "processes that make the pairs, on the CPU; 0: the training's own, on the GPU if it has one"
+        },
+    )
     report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
+
+    def data_device(self) -> torch.device:
+        """Where the pairs are made: other processes cannot hand over tensors of a GPU."""
+        return torch.device("cuda" if self.workers == 0 and torch.cuda.is_available() else "cpu")
 
     def canvases(self) -> Tensor:
         """`(count, 2 height, 2 width)` uint8: the photos, or procedural ones, rendered once and kept."""
@@ -395,7 +387,7 @@ class DetectorCollator:
     """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its pair."""
 
     def __init__(self, canvases: Tensor, recipe: Recipe) -> None:
-        self.canvases = canvases
+        self.canvases = canvases.to(recipe.data_device())
         self.recipe = recipe
 
     def __call__(self, seeds: Sequence[int]) -> dict[str, Any]:
@@ -409,8 +401,8 @@ class MatcherCollator:
     """Seeds -> features of a batch of warped pairs and their true matches; each seed always gives its pair."""
 
     def __init__(self, canvases: Tensor, extractor: LightGlueForKeypointMatching, recipe: MatcherRecipe) -> None:
-        self.canvases = canvases
-        self.extractor = extractor
+        self.canvases = canvases.to(recipe.data_device())
+        self.extractor = extractor.to(recipe.data_device())  # type: ignore[arg-type]
         self.recipe = recipe
 
     def __call__(self, seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -438,7 +430,7 @@ class PosedCollator:
         self, pairs: Sequence[DepthPair], extractor: LightGlueForKeypointMatching | None, recipe: MatcherRecipe
     ) -> None:
         self.pairs = pairs
-        self.extractor = extractor
+        self.extractor = extractor and extractor.to(recipe.data_device())  # type: ignore[arg-type]
         self.recipe = recipe
         self.processor = LightGlueImageProcessor(size={"longest_edge": recipe.width})
 
@@ -464,9 +456,10 @@ class PosedCollator:
         """The extractor's features, and the (height, width) of the photos themselves."""
         assert self.extractor is not None
         photos = [[load_image(path) for path in pair.images] for pair in pairs]
-        inputs = self.processor(photos, return_tensors="pt")
+        inputs = self.processor(photos, return_tensors="pt").to(self.extractor.device)
         sizes = [[(photo.height, photo.width) for photo in both] for both in photos]
-        return detected_features(self.extractor, inputs, self.recipe.bf16), sizes
+        features = detected_features(self.extractor, inputs, self.recipe.bf16)
+        return {name: values.cpu() for name, values in features.items()}, sizes  # depth maps are read there
 
     def stored(self, pairs: Sequence[DepthPair]) -> tuple[dict[str, Tensor], list[Any]]:
         """The file's features, the best so many of each photo, in pixels of the photos, and their sizes."""
@@ -502,7 +495,7 @@ def detected_features(
     extractor: LightGlueForKeypointMatching, inputs: Mapping[str, Tensor], bf16: bool
 ) -> dict[str, Tensor]:
     """What `extract_features` finds, as arguments of the matcher."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(extractor.device.type, torch.bfloat16, enabled=bf16):
         features = extractor.extract_features(**inputs)
     names = ("keypoints", "descriptors", "mask", "image_sizes")
     return {name: features[name].float() if name == "descriptors" else features[name] for name in names}
@@ -565,7 +558,7 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
         insert_batch_norm(model)
     else:
         model = load_detector(recipe.initial_model)
-        insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"])
+        insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"].cpu())
     fit(DetectorWithScale(model), collator, arguments, recipe)
     fold_batch_norm(model)
     if arguments.should_save:
@@ -677,6 +670,7 @@ def training_arguments(recipe: Recipe) -> Any:
         ddp_find_unused_parameters=False,
         seed=recipe.seed,
         dataloader_num_workers=recipe.workers,
+        dataloader_pin_memory=recipe.data_device().type == "cpu",  # what is on a GPU cannot be pinned
         remove_unused_columns=False,
         logging_steps=max(1, min(50, steps // 4)),
         save_steps=recipe.save_steps,

@@ -28,7 +28,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .homographies import PlanarPairs
 
+
+LAYER_TINTS = (  # RGB factors of a grey view: the background, then cut-outs
+    (1.0, 1.0, 1.0),
+    (1.0, 0.75, 0.45),
+    (0.5, 0.85, 1.0),
+    (0.65, 1.0, 0.55),
+    (1.0, 0.6, 0.85),
+    (1.0, 1.0, 0.4),
+    (0.7, 0.65, 1.0),
+)
 SCORE_COLORS = ((0.93, 0.11, 0.14), (1.0, 0.80, 0.10), (0.10, 0.83, 0.28))  # low, middle, high score
 
 
@@ -217,6 +228,44 @@ def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, sco
             box = [end[0] - radius, end[1] - radius, end[0] + radius, end[1] + radius]
             draw.ellipse(box, fill=(*color, 255), outline=(0, 0, 0, 160), width=round(0.6 * unit))
     return canvas.reduce(zoom)
+
+
+def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 2) -> Image.Image:
+    """Draw pairs with known geometry, one a row: both views with their matches, then the clean views by layers.
+
+    The lines of a row are coloured from the left to the right of its first view; blue dots are keypoints without a
+    match. In the clean views each layer has a tint, and what is off its canvas is dark.
+
+    Args:
+        pairs: of `batch` pairs.
+        keypoints: `(batch, 2, n, 2)`, pixels of the views.
+        matches: `(batch, 2, n)`, of each keypoint the index of its match in the other view, -1 for none; -2 draws
+            nothing.
+        zoom: whole number of pixels for each pixel of the views.
+
+    Returns:
+        RGB image of size `(4 * width * zoom, batch * height * zoom)`.
+    """
+    keypoints, matches = _to_numpy(keypoints), _to_numpy(matches).astype(int)
+    views, clean, layers = (_to_numpy(values) for values in (pairs.images, pairs.clean, pairs.layers))
+    batch, _, height, width = views.shape
+    tints = np.append(np.array(LAYER_TINTS), np.full((256 - len(LAYER_TINTS), 3), 0.25), axis=0)
+    picture = Image.new("RGB", (4 * width * zoom, batch * height * zoom))
+    for row in range(batch):
+        left, right = (np.kron(view, np.ones((zoom, zoom))) for view in views[row])
+        tinted = np.concatenate(list(clean[row, :, ..., None] * tints[layers[row].astype(int)]), axis=1)
+        matched = np.flatnonzero(matches[row, 0] >= 0)
+        places = (keypoints[row] + 0.5) * zoom - 0.5
+        ends0, ends1 = places[0][matched], places[1][matches[row, 0, matched]]
+        canvas = draw_matches(left, right, ends0, ends1, keypoints[row, 0, matched, 0] / width)
+        draw = ImageDraw.Draw(canvas)
+        for view, (points, labels) in enumerate(zip(places, matches[row])):
+            for x, y in (points[labels == -1] + (view * width * zoom, 0)).tolist():
+                draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=(60, 140, 255))
+        picture.paste(canvas, (0, row * height * zoom))
+        side = Image.fromarray((tinted * 255).astype(np.uint8)).resize((2 * width * zoom, height * zoom))
+        picture.paste(side, (2 * width * zoom, row * height * zoom))
+    return picture
 
 
 def _line_alpha(count: int) -> float:
