@@ -17,11 +17,14 @@ from lightglue_hf.evaluation import (
     epipolar_precision,
     estimate_fundamental,
     estimate_homography,
-    match_nearest,
+    estimate_relative_pose,
+    estimators,
     match_precision,
-    match_rootsift,
-    read_posed_pairs,
-    rootsift,
+    matching_score,
+    project,
+    relative_pose_error,
+    repeatability,
+    reprojection_precision,
     symmetric_epipolar_distance,
 )
 
@@ -149,24 +152,96 @@ def test_epipolar_precision_of_no_matches():
     assert epipolar_precision(np.zeros((0, 2)), np.zeros((0, 2)), K, K, np.eye(4)).precision == 0
 
 
-def test_read_posed_pairs(tmp_path):
-    K1, transform = K + 1, np.arange(16.0).reshape(4, 4)
-    numbers = " ".join(str(value) for matrix in (K, K1, transform) for value in matrix.ravel())
-    path = tmp_path / "pairs.txt"
-    path.write_text(f"a.jpg b/c.jpg 0 3 {numbers}\n\n")
-    (pair,) = read_posed_pairs(path)
-    assert (pair.name0, pair.name1, pair.rot0, pair.rot1) == ("a.jpg", "b/c.jpg", 0, 3)
-    np.testing.assert_array_equal(pair.K0, K)
-    np.testing.assert_array_equal(pair.K1, K1)
-    np.testing.assert_array_equal(pair.T_0to1, transform)
+# -- precision, repeatability and matching score by homography --------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["a.jpg b.jpg", "a b 0 0" + " x" * 34, "a b 0.5 0" + " 1" * 34])
-def test_read_posed_pairs_names_the_bad_line(tmp_path, line):
-    path = tmp_path / "pairs.txt"
-    path.write_text(f"\n{line}\n")
-    with pytest.raises(ValueError, match=r"pairs\.txt, line 2"):
-        read_posed_pairs(path)
+def homographies(size=100.0):
+    """Perspective maps of a square of about this size, far from singular."""
+    moves = st.lists(st.floats(-0.2, 0.2), min_size=8, max_size=8)
+
+    def through(moves):
+        square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
+        target = square + np.reshape(moves, (4, 2)) * size
+        rows = [
+            row
+            for (x, y), (u, v) in zip(square, target)
+            for row in ([x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y])
+        ]
+        return np.append(np.linalg.solve(np.array(rows), target.ravel()), 1).reshape(3, 3)
+
+    return moves.map(through)
+
+
+def test_project():
+    np.testing.assert_allclose(project([[2, 0, 1], [0, 3, 0], [0, 0, 2]], [[1, 2], [3, 4]]), [[1.5, 3], [3.5, 6]])
+    assert not np.isfinite(project([[1, 0, 0], [0, 1, 0], [1, 0, 0]], [[0, 1]])).any()
+    assert project(np.eye(3), np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_reprojection_precision():
+    shift = np.array([[1, 0, 10], [0, 1, 0], [0, 0, 1.0]])
+    points0 = np.zeros((3, 2))
+    points1 = np.array([[10, 0], [10, 2.9], [10, 3]])
+    result = reprojection_precision(points0, points1, shift)
+    assert result == Precision(correct=2, judged=3, total=3)
+    assert reprojection_precision(points1, points0, np.linalg.inv(shift)).correct == 2
+    assert reprojection_precision(points0[:0], points1[:0], shift).precision == 0
+
+
+def test_repeatability_by_hand():
+    shift = np.array([[1, 0, 10], [0, 1, 0], [0, 0, 1.0]])
+    sizes = [(50, 100), (50, 100)]
+    # of the first image: found again 1 px off, not found again, and taken out of the second image
+    points0 = np.array([[20, 20], [40, 40], [95, 10]])
+    # of the second: found, taken out of the first image
+    points1 = np.array([[30, 21], [5, 5]])
+    assert repeatability(points0, points1, shift, sizes) == (1 + 1) / (2 + 1)
+    assert repeatability(points0, points1, shift, sizes, threshold=1) == 2 / 3  # the threshold itself counts
+    assert repeatability(points0, points1, shift, sizes, threshold=0.9) == 0
+    assert repeatability(points0, points1, shift, [(50, 100), (50, 200)]) == 2 / 4  # more of the second is seen
+    assert repeatability(points0[2:], points1[1:], shift, sizes) == 0  # none counts
+    assert repeatability(points0[:0], points1[:0], shift, sizes) == 0
+    assert repeatability(points0[:2], points1[:0], shift, sizes) == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(homographies(), st.integers(0, 30), st.integers(0, 30), st.integers(0, 2**32 - 1), st.floats(0.5, 20))
+def test_repeatability_and_matching_score_by_brute_force(matrix, count0, count1, seed, threshold):
+    generator = np.random.default_rng(seed)
+    sizes = [(100, 90), (80, 110)]
+    points0, points1 = generator.uniform(0, 100, (count0, 2)), generator.uniform(0, 100, (count1, 2))
+    matches = np.array([[i, i] for i in range(min(count0, count1))], dtype=int).reshape(-1, 2)
+    points1[: len(matches) // 2] = apply(matrix, points0[: len(matches) // 2])
+
+    counted = [0, 0]
+    repeated = [0, 0]
+    correct = [0, 0]
+    ways = ((points0, points1, matrix), (points1, points0, np.linalg.inv(matrix)))
+    for way, (points, others, there) in enumerate(ways):
+        height, width = sizes[1 - way]
+        for index, point in enumerate(points):
+            x, y = apply(there, point[None])[0]
+            if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+                continue
+            counted[way] += 1
+            repeated[way] += any(np.hypot(*(other - (x, y))) <= threshold for other in others)
+            if index < len(matches):
+                correct[way] += np.hypot(*(apply(matrix, points0[index][None])[0] - points1[index])) < threshold
+    expected = sum(repeated) / sum(counted) if sum(counted) else 0
+    assert repeatability(points0, points1, matrix, sizes, threshold) == pytest.approx(expected)
+    score = np.mean([share / max(1, count) for share, count in zip(correct, counted)])
+    assert matching_score(points0, points1, matches, matrix, sizes, threshold) == pytest.approx(score)
+
+
+def test_matching_score_by_hand():
+    sizes = [(50, 100), (50, 100)]
+    shift = np.array([[1, 0, 10], [0, 1, 0], [0, 0, 1.0]])
+    points0 = np.array([[20, 20], [40, 40], [60, 10], [95, 10]])  # the last is taken out of the second image
+    points1 = np.array([[30, 21], [50, 30]])
+    matches = np.array([[0, 0], [1, 1]])  # 1 px off, 10 px off
+    assert matching_score(points0, points1, matches, shift, sizes) == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert matching_score(points0, points1, matches[:0], shift, sizes) == 0
+    assert matching_score(points0, points0, np.c_[range(4), range(4)], np.eye(3), sizes) == 1
 
 
 # -- robust geometry --------------------------------------------------------------------------------------------------
@@ -221,6 +296,8 @@ def test_an_unknown_estimator_is_named():
         estimate_fundamental(np.zeros((9, 2)), np.zeros((9, 2)), estimator="ransac")
     with pytest.raises(ValueError, match="'ransac'"):
         estimate_homography(np.zeros((9, 2)), np.zeros((9, 2)), estimator="ransac")
+    with pytest.raises(ValueError, match="'ransac'"):
+        estimate_relative_pose(np.zeros((9, 2)), np.zeros((9, 2)), K, K, estimator="ransac")
 
 
 @pytest.mark.parametrize(("estimator", "module"), [("poselib", "poselib"), ("magsac", "cv2")])
@@ -228,6 +305,96 @@ def test_a_missing_package_says_what_to_install(monkeypatch, estimator, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"{module} is not installed: install lightglue-hf\[eval\]"):
         estimate_fundamental(np.zeros((9, 2)), np.zeros((9, 2)), estimator=estimator)
+    with pytest.raises(ImportError, match=rf"{module} is not installed: install lightglue-hf\[eval\]"):
+        estimate_relative_pose(np.zeros((9, 2)), np.zeros((9, 2)), K, K, estimator=estimator)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("outliers", [0, 60])
+def test_estimate_relative_pose_is_exact(estimator, outliers):
+    """Intrinsics differ between the cameras and have a skew, which either estimator must undo."""
+    points0, points1, transform = two_views(200)
+    K1 = np.array([[800.0, 3, 300], [0, 790, 260], [0, 0, 1]])
+    points1 = project(K1 @ np.linalg.inv(K), points1)
+    points1[:outliers] = np.random.default_rng(1).uniform(0, (640, 480), (outliers, 2))
+    pose, inliers = estimate_relative_pose(torch.tensor(points0), points1, K, K1, estimator=estimator)
+    assert pose.shape == (4, 4)
+    assert inliers.shape == (200,)
+    assert inliers[outliers:].mean() > 0.97
+    assert inliers[:outliers].sum() <= 0.2 * outliers
+    assert relative_pose_error(pose, transform) < (0.001 if outliers == 0 else 0.5)
+    np.testing.assert_allclose(pose[:3, 3] @ transform[:3, 3], np.linalg.norm(transform[:3, 3]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_estimate_relative_pose_finds_nothing_in_too_few_matches(estimator, count):
+    points = np.random.default_rng(0).uniform(0, 100, (count, 2))
+    pose, inliers = estimate_relative_pose(points, points, K, K, estimator=estimator)
+    assert pose is None
+    assert inliers.shape == (count,)
+    assert not inliers.any()
+
+
+def test_estimate_relative_pose_without_inliers_finds_nothing():
+    pytest.importorskip("poselib")
+    points0, points1 = np.random.default_rng(0).uniform(0, 600, (2, 20, 2))
+    pose, inliers = estimate_relative_pose(points0, points1, K, K, threshold=0)
+    assert pose is None
+    assert not inliers.any()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_estimate_relative_pose_survives_one_point_many_times(estimator):
+    points = np.full((20, 2), 7.0)
+    _, inliers = estimate_relative_pose(points, points, K, K, estimator=estimator)
+    assert inliers.shape == (20,)
+
+
+def test_estimators_are_those_installed(monkeypatch):
+    pytest.importorskip("poselib")
+    assert estimators() == (["poselib", "magsac"] if find_spec("cv2") else ["poselib"])
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert estimators() == ["poselib"]
+    monkeypatch.setitem(sys.modules, "poselib", None)
+    with pytest.raises(ImportError, match=r"install lightglue-hf\[eval\]"):
+        estimators()
+
+
+# -- pose error -------------------------------------------------------------------------------------------------------
+
+
+def rotation(axis, degrees):
+    axis = np.asarray(axis, float) / np.linalg.norm(axis)
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = np.radians(degrees)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def pose(R, t):
+    return np.vstack([np.c_[R, t], [0, 0, 0, 1]])
+
+
+axes = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda axis: np.linalg.norm(axis) > 0.1)
+
+
+@settings(deadline=None)
+@given(axes, axes, st.floats(0, 180), st.floats(0, 90), st.floats(0.1, 10), st.sampled_from([-1, 1]))
+def test_relative_pose_error_is_the_larger_angle(axis, direction, turn, tilt, length, sign):
+    truth = pose(rotation(direction, 33), direction)
+    beside = np.cross(direction, (0.3, 0.5, 0.8))
+    found = pose(rotation(axis, turn) @ truth[:3, :3], sign * length * rotation(beside, tilt) @ direction)
+    if np.linalg.norm(beside) > 1e-2:
+        assert relative_pose_error(found, truth) == pytest.approx(max(turn, tilt), abs=1e-5)
+
+
+def test_relative_pose_error_of_the_truth_of_no_pose_and_of_no_translation():
+    truth = pose(rotation((1, 2, 3), 40), (0, 0, 2))
+    assert relative_pose_error(truth, truth) == 0
+    assert relative_pose_error(None, truth) == float("inf")
+    still = pose(np.eye(3), (0, 0, 0))
+    assert relative_pose_error(pose(rotation((0, 1, 0), 5), (1, 0, 0)), still) == pytest.approx(5)
 
 
 # -- homography accuracy and area under the curve ---------------------------------------------------------------------
@@ -266,52 +433,3 @@ def test_area_under_curve_is_bounded_ordered_and_falls_with_the_error(errors, of
     assert all(b <= a + 1e-12 for a, b in zip(area_under_curve(kept, [5, 10]), area_under_curve(worse, [5, 10])))
     assert 0 <= second <= 1
     assert area_under_curve(sorted(errors, reverse=True), [5, 10]) == [first, second]
-
-
-# -- the baseline -----------------------------------------------------------------------------------------------------
-
-
-def test_match_nearest_is_mutual():
-    descriptors0 = np.eye(4)[[0, 1, 1, 3]] + 0.01 * np.eye(4)[[1, 1, 0, 0]]
-    descriptors1 = np.eye(4)[[1, 0, 2]]
-    assert match_nearest(descriptors0, descriptors1).tolist() == [[0, 1], [1, 0]]
-    assert match_nearest(descriptors0, descriptors1[:0]).shape == (0, 2)
-    assert match_nearest(descriptors0[:0], descriptors1).shape == (0, 2)
-
-
-def test_match_nearest_ratio_is_of_distances():
-    def at(distance):  # a unit vector at this distance from (1, 0)
-        cosine = 1 - distance**2 / 2
-        return [cosine, (1 - cosine**2) ** 0.5]
-
-    query = np.array([[1.0, 0.0]])
-    descriptors = np.array([at(0.4), at(0.54)])  # ratio .74, of squares .55
-    assert len(match_nearest(query, descriptors, ratio=0.75)) == 1
-    assert len(match_nearest(query, descriptors, ratio=0.73)) == 0
-    assert len(match_nearest(query, descriptors)) == 1
-
-
-def test_rootsift_descriptors_are_roots_of_unit_length():
-    pytest.importorskip("cv2")
-    image = pytest.importorskip("skimage.data").camera()
-    keypoints, descriptors = rootsift(image, 100)
-    assert keypoints.shape == (100, 2)
-    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, rtol=1e-5)
-    keypoints, descriptors = rootsift(np.zeros((32, 48, 3), np.uint8))
-    assert keypoints.shape == (0, 2)
-    assert descriptors.shape == (0, 128)
-
-
-def test_rootsift_on_the_stereo_pair():
-    """The figure that others are held against: about 335 correct matches at a precision of .92."""
-    pytest.importorskip("cv2")
-    left, right, disparity = pytest.importorskip("skimage.data").stereo_motorcycle()
-    result = match_precision(*match_rootsift(left, right, max_keypoints=1024), disparity)
-    assert 320 <= result.correct <= 350
-    assert 0.9 <= result.precision <= 0.95
-
-
-def test_rootsift_of_blank_images():
-    pytest.importorskip("cv2")
-    points0, points1 = match_rootsift(np.zeros((32, 48), np.uint8), np.zeros((32, 48), np.uint8))
-    assert points0.shape == points1.shape == (0, 2)

@@ -21,7 +21,7 @@ from lightglue_hf.posed_pairs import (
     read_features,
     read_posed_pairs,
     read_scene,
-    scale_intrinsics,
+    resizing,
 )
 
 HEIGHT, WIDTH = 60, 80
@@ -142,7 +142,7 @@ def test_depth_of_another_resolution_is_read_at_the_same_place():
 def test_scaled_intrinsics_project_to_the_scaled_pixel():
     point = np.array([0.3, -0.2, 2.0])
     x, y, _ = K @ point / 2
-    scaled = scale_intrinsics(K, (HEIGHT, WIDTH), (30, 160)) @ point / 2
+    scaled = resizing((HEIGHT, WIDTH), (30, 160)) @ K @ point / 2
     np.testing.assert_allclose(scaled, [(x + 0.5) * 2 - 0.5, (y + 0.5) / 2 - 0.5, 1])
 
 
@@ -206,8 +206,52 @@ def test_broken_scenes_are_named(tmp_path):
         read_scene(tmp_path / "b.npz", tmp_path)
 
 
-def line(name0="a.jpg", name1="b.jpg"):
-    return f"{name0} {name1} 0 0 " + " ".join(str(x) for array in (K, K, pose()) for x in array.ravel())
+T = pose()
+
+
+def line(name0="a.png", name1="b.png", rot0=0, rot1=0, K0=K, K1=K, T_0to1=T):
+    numbers = " ".join(str(value) for matrix in (K0, K1, T_0to1) for value in np.ravel(matrix))
+    return f"{name0} {name1} {rot0} {rot1} {numbers}\n"
+
+
+def test_read_posed_pairs(tmp_path):
+    K1 = K * [[2, 1, 1], [1, 2, 1], [1, 1, 1]]
+    path = tmp_path / "pairs.txt"
+    path.write_text(line("a.jpg", "b/c.jpg", 0, 3, K1=K1) + "\n")
+    (pair,) = read_posed_pairs(path)
+    assert (pair.name0, pair.name1, pair.rot0, pair.rot1) == ("a.jpg", "b/c.jpg", 0, 3)
+    np.testing.assert_array_equal(pair.K0, K)
+    np.testing.assert_array_equal(pair.K1, K1)
+    np.testing.assert_array_equal(pair.T_0to1, T)
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ("a.jpg b.jpg", "2 fields instead of 38"),
+        ("a b 0 0" + " x" * 34, "could not convert"),
+        ("a b 0.5 0" + " 1" * 34, "invalid literal"),
+        (line(rot0=4), "quarter turns"),
+        (line(K0=K * 0), "no intrinsics"),
+        (line(K1=K.T), "no intrinsics"),
+        (line(K1=K * np.nan), "no intrinsics"),
+        (line(T_0to1=T.T), "no pose"),
+        (line(T_0to1=T * 2), "no pose"),
+        (line(T_0to1=T * [[1, 1, 1, np.inf], *[[1, 1, 1, 1]] * 3]), "no pose"),
+        (line(T_0to1=np.diag([1, 1, -1, 1])), "no pose"),
+    ],
+)
+def test_read_posed_pairs_names_the_bad_line(tmp_path, bad, problem):
+    path = tmp_path / "pairs.txt"
+    path.write_text(f"{line()}\n{bad}\n")
+    with pytest.raises(ValueError, match=rf"pairs\.txt, line 3: .*{problem}"):
+        read_posed_pairs(path)
+
+
+def test_an_empty_list(tmp_path):
+    (tmp_path / "pairs.txt").write_text("\n")
+    with pytest.raises(ValueError, match="lists no pairs"):
+        read_posed_pairs(tmp_path / "pairs.txt")
 
 
 def test_a_list_of_pairs_with_depth(tmp_path):
@@ -222,7 +266,6 @@ def test_a_list_of_pairs_with_depth(tmp_path):
     for path in pair.depths:
         np.testing.assert_array_equal(read_depth(path), np.full((3, 4), 2.5, dtype=np.float32))
     np.testing.assert_allclose(pair.T_0to1, pose())
-    assert read_posed_pairs(tmp_path / "pairs.txt")[0].name0 == "x/a.jpg"
 
 
 def test_depth_in_hdf5_and_what_is_no_depth(tmp_path):

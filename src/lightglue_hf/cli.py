@@ -1,7 +1,8 @@
-"""The command `lightglue-hf`: match two photos, see a demonstration, train, or look at the training data.
+"""The command `lightglue-hf`: match two photos, evaluate, train, look at the training data.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
+    lightglue-hf evaluate --data stereo --markdown figures.md
     lightglue-hf train detector --output_dir runs/detector
     lightglue-hf show-data -o grid.png
 
@@ -17,6 +18,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +28,11 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from .datasets import Dataset
+    from .methods import Method
+
 BUNDLED = "tiny"
+METHODS = ("model", "nearest", "rootsift", "rootsift-ratio")
 EPILOG = "Points are (x, y) in pixels of the upright photo; the centre of the first pixel is (0, 0)."
 
 
@@ -108,6 +114,23 @@ def demo(args: argparse.Namespace) -> None:
     _draw(images, result, args.output)
 
 
+def evaluate(args: argparse.Namespace) -> None:
+    """Print how the model and baselines do on datasets, as a table, and write the figures."""
+    from . import comparison
+    from .methods import write
+
+    datasets = _datasets(args)
+    records = comparison.compare(datasets, _methods(args), args.cache)
+    table = comparison.to_markdown(comparison.summarize(records))
+    print(table, end="")
+    if args.markdown:
+        write(args.markdown, table.encode())
+    if args.json:
+        names = ("model", "max_keypoints", "size", "threshold", "device", "dtype")
+        settings = {"version": __version__} | {name: getattr(args, name) for name in names}
+        write(args.json, comparison.to_json(records, settings).encode())
+
+
 def train(args: argparse.Namespace) -> None:
     """Train as a recipe says, from its options or from a YAML file."""
     from transformers import HfArgumentParser
@@ -148,17 +171,10 @@ def _match(images: list[Image], args: argparse.Namespace) -> Matches:
     """Load the model, set what the options set, and match one pair."""
     import torch
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    processor, model = _load(args.model, device, args.dtype)
-    detector = getattr(model.config, "keypoint_detector_config", None)
-    if args.max_keypoints and detector is not None:
-        detector.max_keypoints = args.max_keypoints
-    if args.threshold is not None:
-        model.config.filter_threshold = args.threshold
-
+    processor, model = _load_configured(args)
     start = time.perf_counter()
     options = {"size": {"longest_edge": args.size}} if args.size else {}
-    inputs = processor([images], return_tensors="pt", **options).to(device)
+    inputs = processor([images], return_tensors="pt", **options).to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     with torch.inference_mode():
         outputs = model(**inputs)
@@ -174,6 +190,54 @@ def _match(images: list[Image], args: argparse.Namespace) -> Matches:
         layers=getattr(model.config, "num_hidden_layers", None),
         seconds=seconds,
     )
+
+
+def _datasets(args: argparse.Namespace) -> list[Dataset]:
+    """Make the datasets that the options ask for, or else all that need no files."""
+    from .datasets import BUILT_IN, hpatches, posed, unposed
+
+    asked = bool(args.data or args.hpatches or args.posed or args.pair)
+    return [
+        *(BUILT_IN[name]() for name in (args.data if asked else BUILT_IN)),
+        *(hpatches(directory) for directory in args.hpatches),
+        *(posed(*paths) for paths in args.posed),
+        *(unposed(*paths) for paths in args.pair),
+    ]
+
+
+def _methods(args: argparse.Namespace) -> list[Method]:
+    """Load the model, and make the methods that the options ask for, or else all that are installed."""
+    from .methods import lightglue, nearest_rootsift
+    from .modeling_lightglue import LightGlueForKeypointMatching
+
+    processor, model = _load_configured(args)
+    if not isinstance(model, LightGlueForKeypointMatching) or not model.config.use_keypoint_detector:
+        raise CommandError(f"{args.model} is no LightGlue model with a keypoint detector")
+    name = Path(args.model).name
+    methods: dict[str, Callable[[], Method]] = {
+        "model": lambda: lightglue(name, model, processor, args.size),
+        "nearest": lambda: lightglue(f"{name}'s detector, mutual nearest", model, processor, args.size, nearest=True),
+        "rootsift": lambda: nearest_rootsift("RootSIFT, mutual nearest", args.max_keypoints),
+        "rootsift-ratio": lambda: nearest_rootsift("RootSIFT, ratio 0.8", args.max_keypoints, ratio=0.8),
+    }
+    if args.methods is None and not find_spec("cv2"):
+        print("RootSIFT is left out, for want of OpenCV: install lightglue-hf[eval]", file=sys.stderr)
+        args.methods = METHODS[:2]
+    return [methods[method]() for method in args.methods or METHODS]
+
+
+def _load_configured(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Read a processor and a model, and set what the options set."""
+    import torch
+
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processor, model = _load(args.model, args.device, args.dtype)
+    detector = getattr(model.config, "keypoint_detector_config", None)
+    if args.max_keypoints and detector is not None:
+        detector.max_keypoints = args.max_keypoints
+    if args.threshold is not None:
+        model.config.filter_threshold = args.threshold
+    return processor, model
 
 
 def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
@@ -264,34 +328,48 @@ def _save(images: list[Image], result: Matches, inliers: np.ndarray | None, args
 
 
 def _parser() -> Parser:
+    from .datasets import BUILT_IN
+
     parser = Parser(prog="lightglue-hf", description="LightGlue keypoint matching.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    options = Parser(add_help=False)
-    options.add_argument(
-        "--model",
-        default=BUNDLED,
-        metavar="DIR_OR_HUB_ID",
-        help=f'"{BUNDLED}", the checkpoint in this package (default), a directory or a name on the Hub',
-    )
-    options.add_argument("--max-keypoints", type=_count, metavar="N", help="the best N of each photo")
-    options.add_argument("--size", type=_count, metavar="N", help="resize the longer side of each photo to N pixels")
-    options.add_argument("--threshold", type=_score, metavar="T", help="keep matches that score above T")
-    options.add_argument("--device", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cuda where there is one)")
-    options.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
-
     help_match = "match two photos"
-    parser_match = commands.add_parser("match", parents=[options], help=help_match, epilog=EPILOG)
+    parser_match = commands.add_parser("match", parents=[_model_options()], help=help_match, epilog=EPILOG)
     parser_match.add_argument("images", nargs=2, metavar="PHOTO", help="path or URL; EXIF orientation is applied")
     parser_match.add_argument("-o", "--output", type=_picture, metavar="PNG", help="draw the matches")
     parser_match.add_argument("--save", type=_table, metavar="FILE", help="write the matches to a .json or .npz file")
     parser_match.set_defaults(run=match)
 
     help_demo = "match a stereo pair whose truth is known, with 1024 keypoints unless told otherwise"
-    parser_demo = commands.add_parser("demo", parents=[options], help=help_demo)
+    parser_demo = commands.add_parser("demo", parents=[_model_options()], help=help_demo)
     parser_demo.add_argument("-o", "--output", type=_picture, default=Path("demo.png"), metavar="PNG")
     parser_demo.set_defaults(run=demo, max_keypoints=1024)
+
+    help_evaluate = "score the model beside RootSIFT on pairs with known truth"
+    parser_evaluate = commands.add_parser(
+        "evaluate",
+        parents=[_model_options()],
+        help=help_evaluate,
+        epilog="docs/evaluation.md says what is measured and how to lay out the data. Without --data, --hpatches, "
+        "--posed and --pair: all that --data knows.",
+    )
+    several: Any = {"action": "append", "default": []}
+    parser_evaluate.add_argument("--data", **several, choices=BUILT_IN, help="made of scikit-image's photos")
+    parser_evaluate.add_argument(
+        "--hpatches", **several, metavar="DIR", help="a folder with the sequences of HPatches"
+    )
+    help_posed = "a list of pairs with intrinsics and pose, as of MegaDepth-1500 and ScanNet-1500, and its images"
+    parser_evaluate.add_argument("--posed", **several, nargs=2, metavar=("PAIRS.txt", "DIR"), help=help_posed)
+    help_pair = "two photos without truth: inliers are counted"
+    parser_evaluate.add_argument("--pair", **several, nargs=2, metavar="PHOTO", help=help_pair)
+    parser_evaluate.add_argument("--methods", nargs="+", choices=METHODS, help="all by default")
+    help_cache = "keep predictions here, and compute only the figures the next time"
+    parser_evaluate.add_argument("--cache", type=Path, metavar="DIR", help=help_cache)
+    parser_evaluate.add_argument("--markdown", type=_markdown, metavar="FILE.md", help="write the table")
+    help_json = "write settings, figures and the scores of each pair"
+    parser_evaluate.add_argument("--json", type=_json, metavar="FILE.json", help=help_json)
+    parser_evaluate.set_defaults(run=evaluate, max_keypoints=1024, size=640)
 
     help_train = "train the detector, or the matcher on a trained detector, from procedural images"
     parser_train = commands.add_parser(
@@ -312,6 +390,23 @@ def _parser() -> Parser:
     parser_data.add_argument("--width", type=_side, default=256, metavar="N")
     parser_data.set_defaults(run=show_data)
     return parser
+
+
+def _model_options() -> Parser:
+    """The options of a model; made anew for each command, which has its own defaults."""
+    options = Parser(add_help=False)
+    options.add_argument(
+        "--model",
+        default=BUNDLED,
+        metavar="DIR_OR_HUB_ID",
+        help=f'"{BUNDLED}", the checkpoint in this package (default), a directory or a name on the Hub',
+    )
+    options.add_argument("--max-keypoints", type=_count, metavar="N", help="the best N of each photo")
+    options.add_argument("--size", type=_count, metavar="N", help="resize the longer side of each photo to N pixels")
+    options.add_argument("--threshold", type=_score, metavar="T", help="keep matches that score above T")
+    options.add_argument("--device", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cuda where there is one)")
+    options.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    return options
 
 
 def _number(text: str, convert: Callable[[str], float], valid: Callable[[float], bool], what: str) -> Any:
@@ -349,6 +444,14 @@ def _picture(text: str) -> Path:
 
 def _table(text: str) -> Path:
     return _target(text, {".json", ".npz"}, ".json or .npz")
+
+
+def _markdown(text: str) -> Path:
+    return _target(text, {".md"}, ".md")
+
+
+def _json(text: str) -> Path:
+    return _target(text, {".json"}, ".json")
 
 
 def _target(text: str, suffixes: set[str], examples: str) -> Path:

@@ -1,15 +1,14 @@
-"""How good matches are: against ground truth, by robust geometry, and beside a classical baseline.
+"""How good matches are: against ground truth, and by robust geometry.
 
-Points are `(x, y)` in pixels with the centre of the first pixel at `(0, 0)`, as arrays or tensors. Readers of ground
-truth and metrics are plain functions of points; none of them knows a model.
+Points are `(x, y)` in pixels with the centre of the first pixel at `(0, 0)`, as arrays or tensors. Metrics are plain
+functions of points; none of them knows a model.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +57,7 @@ def match_precision(keypoints0: Any, keypoints1: Any, disparity: Any, threshold:
     shift = disparity[rows, columns]
     judged = np.isfinite(shift)
     truth = points0 - np.stack([shift, np.zeros_like(shift)], axis=1)
-    correct = np.linalg.norm(truth[judged] - points1[judged], axis=1) < threshold
+    correct = _close(truth[judged], points1[judged], threshold)
     return Precision(int(correct.sum()), int(judged.sum()), len(points0))
 
 
@@ -100,48 +99,125 @@ def epipolar_precision(
     return Precision(int((distance < threshold).sum()), len(distance), len(distance))
 
 
-class PosedPair(NamedTuple):
-    """A pair of images with intrinsics and relative pose; `rot` counts quarter turns to turn each image upright."""
-
-    name0: str
-    name1: str
-    rot0: int
-    rot1: int
-    K0: np.ndarray
-    K1: np.ndarray
-    T_0to1: np.ndarray
+def project(homography: Any, points: Any) -> np.ndarray:
+    """Return where a homography `(3, 3)` takes points `(n, 2)`; not a finite number where that is infinitely far."""
+    projected = _homogeneous(_numpy(points).reshape(-1, 2)) @ _numpy(homography).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return projected[:, :2] / projected[:, 2:]
 
 
-def read_posed_pairs(path: str | os.PathLike[str]) -> list[PosedPair]:
-    """Read a list of pairs with ground truth, one a line: `name0 name1 rot0 rot1 K0 (9) K1 (9) T_0to1 (16)`.
+def reprojection_precision(keypoints0: Any, keypoints1: Any, homography: Any, threshold: float = 3.0) -> Precision:
+    """Count the matches that agree with a homography; all of them are judged.
 
     Args:
-        path: of the text file; empty lines are skipped.
-
-    Raises:
-        ValueError: a line of another form; the message has its number.
-
-    Source: the pair lists of SuperGlue.
+        keypoints0: `(m, 2)`, pixels of the first image.
+        keypoints1: `(m, 2)`, pixels of the second image, in the order of `keypoints0`.
+        homography: `(3, 3)`, takes points of the first image to the second.
+        threshold: a match is correct if the first point is taken less than this far from the second, in pixels.
     """
-    pairs = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            if len(fields) != 38:
-                raise ValueError(f"{len(fields)} fields instead of 38")
-            rot0, rot1 = int(fields[2]), int(fields[3])
-            numbers = np.array(fields[4:], dtype=float)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}, line {number}: {error}") from error
-        K0, K1, T_0to1 = (part.reshape(n, n) for part, n in zip(np.split(numbers, [9, 18]), (3, 3, 4)))
-        pairs.append(PosedPair(fields[0], fields[1], rot0, rot1, K0, K1, T_0to1))
-    return pairs
+    points0, points1 = _pair(keypoints0, keypoints1)
+    correct = _close(project(homography, points0), points1, threshold)
+    return Precision(int(correct.sum()), len(points0), len(points0))
+
+
+def repeatability(
+    keypoints0: Any,
+    keypoints1: Any,
+    homography: Any,
+    image_sizes: Sequence[tuple[int, int]],
+    threshold: float = 3.0,
+) -> float:
+    """Return the share of keypoints that are detected again in the other image, over both images.
+
+    A keypoint counts if the homography takes it into the other image, and is detected again if it is taken no farther
+    than `threshold` pixels from a keypoint there.
+
+    Args:
+        keypoints0: `(n0, 2)`, pixels of the first image: all that were detected.
+        keypoints1: `(n1, 2)`, pixels of the second image.
+        homography: `(3, 3)`, takes points of the first image to the second.
+        image_sizes: (height, width) of each image.
+        threshold: in pixels of the image that a keypoint is taken to.
+
+    Returns:
+        A number in [0, 1]; 0 if no keypoint counts.
+
+    Source: SuperPoint (DeTone et al., CVPRW 2018), appendix on repeatability.
+    """
+    counted = repeated = 0
+    for points, others, matrix, image_size in _both_ways(keypoints0, keypoints1, homography, image_sizes):
+        projected = project(matrix, points)
+        projected = projected[_inside(projected, image_size)]
+        counted += len(projected)
+        if len(others) and len(projected):
+            distance = torch.cdist(torch.from_numpy(projected), torch.from_numpy(others)).amin(dim=1)
+            repeated += int((distance <= threshold).sum())
+    return repeated / counted if counted else 0.0
+
+
+def matching_score(
+    keypoints0: Any,
+    keypoints1: Any,
+    matches: Any,
+    homography: Any,
+    image_sizes: Sequence[tuple[int, int]],
+    threshold: float = 3.0,
+) -> float:
+    """Return the share of keypoints that end up in a correct match, the mean of both images.
+
+    Arguments are those of `repeatability`, and a keypoint counts under the same condition. A match is correct as in
+    `reprojection_precision`.
+
+    Args:
+        matches: `(m, 2)`, indices into both lists of keypoints.
+
+    Returns:
+        A number in [0, 1]; an image without keypoints that count has 0.
+
+    Source: SuperPoint (DeTone et al., CVPRW 2018), appendix on the matching score.
+    """
+    indices = np.asarray(matches).reshape(-1, 2)
+    points0, points1 = (_numpy(keypoints).reshape(-1, 2) for keypoints in (keypoints0, keypoints1))
+    correct = _close(project(homography, points0[indices[:, 0]]), points1[indices[:, 1]], threshold)
+    shares = []
+    for matched, (points, _, matrix, image_size) in zip(
+        indices[correct].T, _both_ways(points0, points1, homography, image_sizes)
+    ):
+        counts = _inside(project(matrix, points), image_size)
+        shares.append(counts[matched].sum() / max(1, counts.sum()))
+    return float(np.mean(shares))
+
+
+def _both_ways(keypoints0: Any, keypoints1: Any, homography: Any, image_sizes: Sequence[tuple[int, int]]) -> Any:
+    """Yield for each image its points, those of the other, the way there, and the (height, width) there."""
+    points0, points1 = (_numpy(points).reshape(-1, 2) for points in (keypoints0, keypoints1))
+    matrix = _numpy(homography)
+    yield points0, points1, matrix, image_sizes[1]
+    yield points1, points0, np.linalg.inv(matrix), image_sizes[0]
+
+
+def _inside(points: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    height, width = image_size
+    return np.all((points >= -0.5) & (points <= (width - 0.5, height - 0.5)), axis=1)
+
+
+def _close(points: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
+    distance: np.ndarray = np.linalg.norm(points - others, axis=1)
+    return distance < threshold
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Robust geometry
+
+
+def estimators() -> list[str]:
+    """Return the names of the robust estimators that are installed: "poselib" always, and "magsac" with OpenCV.
+
+    Raises:
+        ImportError: PoseLib is not installed.
+    """
+    import_optional("poselib", "eval")
+    return ["poselib", "magsac"] if find_spec("cv2") else ["poselib"]
 
 
 def estimate_fundamental(
@@ -164,10 +240,10 @@ def estimate_fundamental(
     """
     points0, points1 = _pair(keypoints0, keypoints1)
     if estimator == "magsac":
-        cv2 = _optional("cv2", "eval")
+        cv2 = import_optional("cv2", "eval")
         return _fit(cv2.findFundamentalMat, 8, points0, points1, cv2.USAC_MAGSAC, threshold, 0.9999, 10_000)
     if estimator == "poselib":
-        poselib = _optional("poselib", "eval")
+        poselib = import_optional("poselib", "eval")
         return _fit(poselib.estimate_fundamental, 8, points0, points1, {"max_epipolar_error": threshold})
     raise ValueError(f'estimator must be "poselib" or "magsac", but is {estimator!r}.')
 
@@ -182,26 +258,85 @@ def estimate_homography(
     """
     points0, points1 = _pair(keypoints0, keypoints1)
     if estimator == "magsac":
-        cv2 = _optional("cv2", "eval")
-        options = {"maxIters": 10_000, "confidence": 0.9999}
+        cv2 = import_optional("cv2", "eval")
+        options: Any = {"maxIters": 10_000, "confidence": 0.9999}
         return _fit(cv2.findHomography, 4, points0, points1, cv2.USAC_MAGSAC, threshold, **options)
     if estimator == "poselib":
-        poselib = _optional("poselib", "eval")
+        poselib = import_optional("poselib", "eval")
         return _fit(poselib.estimate_homography, 4, points0, points1, {"max_reproj_error": threshold})
     raise ValueError(f'estimator must be "poselib" or "magsac", but is {estimator!r}.')
 
 
-def _fit(
-    estimate: Any, minimum: int, points0: np.ndarray, points1: np.ndarray, *args: Any, **kwargs: Any
+def estimate_relative_pose(
+    keypoints0: Any, keypoints1: Any, K0: Any, K1: Any, threshold: float = 2.0, estimator: str = "poselib"
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Call an estimator of either package, and tell a model from none."""
+    """Find how the second camera stands to the first, from matches with outliers.
+
+    Args:
+        keypoints0: `(m, 2)`, pixels of the first image.
+        keypoints1: `(m, 2)`, pixels of the second image, in the order of `keypoints0`.
+        K0: `(3, 3)`, intrinsics of the first camera, for the pixels of `keypoints0`.
+        K1: `(3, 3)`, intrinsics of the second camera.
+        threshold: largest epipolar distance of an inlier, in pixels at the mean focal length.
+        estimator: "poselib" (LO-RANSAC and refinement, PoseLib) or "magsac" (MAGSAC++ essential matrix, OpenCV).
+
+    Returns:
+        `(4, 4)`, takes points in the coordinates of the first camera to those of the second, with a translation of
+        length 1, or None where no pose was found; inliers `(m,)`, bool.
+
+    Raises:
+        ImportError: the package of the estimator is not installed; the message says how to install it.
+        ValueError: an unknown estimator, or lists of different lengths.
+    """
+    points0, points1 = _pair(keypoints0, keypoints1)
+    K0, K1 = _numpy(K0), _numpy(K1)
+    focal = float(np.mean([K0[0, 0], K0[1, 1], K1[0, 0], K1[1, 1]]))
+    rays0, rays1 = (project(np.linalg.inv(K), points) for K, points in ((K0, points0), (K1, points1)))
+    if estimator == "magsac":
+        return _fit(_opencv_pose, 5, rays0, rays1, threshold / focal, shape=(3, 4))
+    if estimator == "poselib":
+        return _fit(_poselib_pose, 5, rays0 * focal, rays1 * focal, focal, threshold, shape=(3, 4))
+    raise ValueError(f'estimator must be "poselib" or "magsac", but is {estimator!r}.')
+
+
+def _poselib_pose(points0: np.ndarray, points1: np.ndarray, focal: float, threshold: float) -> Any:
+    poselib = import_optional("poselib", "eval")
+    camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0, 0]}
+    pose, info = poselib.estimate_relative_pose(points0, points1, camera, camera, {"max_epipolar_error": threshold})
+    return (pose.Rt, info) if info["num_inliers"] else (None, None)
+
+
+def _opencv_pose(rays0: np.ndarray, rays1: np.ndarray, threshold: float) -> Any:
+    cv2 = import_optional("cv2", "eval")
+    options = {"method": cv2.USAC_MAGSAC, "prob": 0.9999, "threshold": threshold, "maxIters": 10_000}
+    essential, inliers = cv2.findEssentialMat(rays0, rays1, np.eye(3), **options)
+    if essential is None or essential.shape != (3, 3):
+        return None, None
+    everywhere = 1e9  # points count however far away they are
+    mask = inliers.copy()  # recoverPose also takes out of it what is behind a camera
+    _, rotation, translation, *_ = cv2.recoverPose(essential, rays0, rays1, np.eye(3), everywhere, mask=mask)
+    return np.hstack([rotation, translation]), inliers
+
+
+def _fit(
+    estimate: Any,
+    minimum: int,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    *args: Any,
+    shape: tuple[int, int] = (3, 3),
+    **kwargs: Any,
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Call an estimator of either package, and tell a model from none; a pose `(3, 4)` becomes `(4, 4)`."""
     nothing = None, np.zeros(len(points0), dtype=bool)
     if len(points0) < minimum:
         return nothing
     model, inliers = estimate(points0, points1, *args, **kwargs)
     inliers = inliers["inliers"] if isinstance(inliers, dict) else inliers
-    if model is None or inliers is None or model.shape != (3, 3) or not np.isfinite(model).all() or not model.any():
+    if model is None or inliers is None or model.shape != shape or not np.isfinite(model).all() or not model.any():
         return nothing
+    if shape == (3, 4):
+        model = np.vstack([model, [0, 0, 0, 1]])
     return model, np.asarray(inliers).astype(bool).reshape(-1)
 
 
@@ -217,11 +352,27 @@ def corner_error(homography: Any, truth: Any, image_size: tuple[int, int]) -> fl
         return float("inf")
     height, width = image_size
     corners = np.array([(0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1)], dtype=float)
-    estimated, expected = (_homogeneous(corners) @ _numpy(matrix).T for matrix in (homography, truth))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        difference = estimated[:, :2] / estimated[:, 2:] - expected[:, :2] / expected[:, 2:]
-    error = float(np.linalg.norm(difference, axis=1).mean())
+    error = float(np.linalg.norm(project(homography, corners) - project(truth, corners), axis=1).mean())
     return error if np.isfinite(error) else float("inf")
+
+
+def relative_pose_error(pose: Any, truth: Any) -> float:
+    """Return the larger of the angles by which rotation and direction of translation are wrong, in degrees.
+
+    Args:
+        pose: `(4, 4)`, or None where none was found: infinitely wrong.
+        truth: `(4, 4)`. The sign of the translation is not judged, and its direction only if it has one.
+
+    Source: the evaluation of SuperGlue (Sarlin et al., CVPR 2020).
+    """
+    if pose is None:
+        return float("inf")
+    pose, truth = _numpy(pose), _numpy(truth)
+    chord = np.linalg.norm(pose[:3, :3] - truth[:3, :3]) / np.sqrt(8)
+    rotation = 2 * np.arcsin(min(1.0, chord))
+    found, expected = pose[:3, 3], truth[:3, 3]
+    direction = np.arctan2(np.linalg.norm(np.cross(found, expected)), abs(found @ expected))
+    return float(np.degrees(max(rotation, direction)))
 
 
 def accuracy(errors: Sequence[float], thresholds: Sequence[float]) -> list[float]:
@@ -254,76 +405,14 @@ def area_under_curve(errors: Sequence[float], thresholds: Sequence[float]) -> li
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The baseline: RootSIFT, mutual nearest neighbours, ratio test
 
 
-def rootsift(image: Any, max_keypoints: int = 2048) -> tuple[np.ndarray, np.ndarray]:
-    """Detect SIFT keypoints and describe them by RootSIFT.
-
-    Args:
-        image: `(height, width)` grey or `(height, width, 3)` RGB, uint8.
-        max_keypoints: the strongest are kept.
-
-    Returns:
-        Keypoints `(n, 2)`, pixels, and descriptors `(n, 128)` of unit length, both float32.
+def import_optional(module: str, extra: str) -> Any:
+    """Import a module that comes with an extra of this package.
 
     Raises:
-        ImportError: OpenCV is not installed.
-
-    Source: Lowe, IJCV 2004; Arandjelovic and Zisserman, CVPR 2012.
+        ImportError: it is not installed; the message says how to install it.
     """
-    cv2 = _optional("cv2", "eval")
-    pixels = np.asarray(image)
-    gray = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    keypoints, descriptors = cv2.SIFT_create(nfeatures=max_keypoints).detectAndCompute(gray, None)
-    if not keypoints:
-        return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
-    points = np.array([keypoint.pt for keypoint in keypoints], np.float32)
-    roots = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-12))
-    return points[:max_keypoints], roots[:max_keypoints]
-
-
-def match_nearest(descriptors0: Any, descriptors1: Any, ratio: float | None = None) -> np.ndarray:
-    """Match descriptors of unit length that are each other's nearest.
-
-    Args:
-        descriptors0: `(n0, d)`.
-        descriptors1: `(n1, d)`.
-        ratio: with one, the nearest must also be closer than `ratio` times the second nearest.
-
-    Returns:
-        `(m, 2)`, indices into both lists, in the order of the first.
-    """
-    first, second = _numpy(descriptors0), _numpy(descriptors1)
-    if not len(first) or not len(second):
-        return np.zeros((0, 2), dtype=int)
-    squared = np.maximum(2 - 2 * first @ second.T, 0)
-    nearest = squared.argmin(axis=1)
-    rows = np.arange(len(first))
-    keep = squared.argmin(axis=0)[nearest] == rows
-    if ratio is not None and len(second) > 1:
-        two = np.partition(squared, 1, axis=1)
-        keep &= two[:, 0] < ratio**2 * two[:, 1]
-    return np.stack([rows[keep], nearest[keep]], axis=1)
-
-
-def match_rootsift(
-    image0: Any, image1: Any, max_keypoints: int = 2048, ratio: float = 0.8
-) -> tuple[np.ndarray, np.ndarray]:
-    """Match two images by RootSIFT, mutual nearest neighbours and the ratio test.
-
-    Returns:
-        The matched keypoints of each image, `(m, 2)`, in the same order.
-    """
-    (points0, descriptors0), (points1, descriptors1) = (rootsift(image, max_keypoints) for image in (image0, image1))
-    indices = match_nearest(descriptors0, descriptors1, ratio)
-    return points0[indices[:, 0]], points1[indices[:, 1]]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _optional(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -9,8 +9,10 @@ Sources: MegaDepth, Li and Snavely, CVPR 2018, with the scene files of D2-Net (D
 """
 
 import io
+import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +39,7 @@ class DepthPair(NamedTuple):
 
 
 class PosedPair(NamedTuple):
-    """A pair of images with intrinsics and relative pose; `rot` counts quarter turns to turn each image upright."""
+    """A line of a list; intrinsics and pose are of the images as stored, which `rot` quarter turns put upright."""
 
     name0: str
     name1: str
@@ -48,14 +50,15 @@ class PosedPair(NamedTuple):
     T_0to1: np.ndarray
 
 
-def read_posed_pairs(path: str | Path) -> list[PosedPair]:
+def read_posed_pairs(path: str | os.PathLike[str]) -> list[PosedPair]:
     """Read a list of pairs with ground truth, one a line: `name0 name1 rot0 rot1 K0 (9) K1 (9) T_0to1 (16)`.
 
     Args:
         path: of the text file; empty lines are skipped.
 
     Raises:
-        ValueError: a line of another form; the message has its number.
+        ValueError: a line of another form, or numbers that are no quarter turns, intrinsics or pose; the message has
+            its number. A list without pairs.
 
     Source: the pair lists of SuperGlue.
     """
@@ -69,11 +72,26 @@ def read_posed_pairs(path: str | Path) -> list[PosedPair]:
                 raise ValueError(f"{len(fields)} fields instead of 38")
             rot0, rot1 = int(fields[2]), int(fields[3])
             numbers = np.array(fields[4:], dtype=float)
+            K0, K1, T_0to1 = (part.reshape(n, n) for part, n in zip(np.split(numbers, [9, 18]), (3, 3, 4)))
+            _check_calibration((rot0, rot1), (K0, K1), T_0to1)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
-        K0, K1, T_0to1 = (part.reshape(n, n) for part, n in zip(np.split(numbers, [9, 18]), (3, 3, 4)))
         pairs.append(PosedPair(fields[0], fields[1], rot0, rot1, K0, K1, T_0to1))
+    if not pairs:
+        raise ValueError(f"{path} lists no pairs.")
     return pairs
+
+
+def _check_calibration(rotations: Sequence[int], intrinsics: Sequence[np.ndarray], T_0to1: np.ndarray) -> None:
+    if not set(rotations) <= {0, 1, 2, 3}:
+        raise ValueError(f"rotations must be 0 to 3 quarter turns, but are {rotations}")
+    for K in intrinsics:
+        if not np.isfinite(K).all() or K[2].tolist() != [0, 0, 1] or min(K[0, 0], K[1, 1]) <= 0:
+            raise ValueError(f"{K.tolist()} are no intrinsics")
+    rotation = T_0to1[:3, :3]
+    orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) and np.linalg.det(rotation) > 0
+    if not orthonormal or T_0to1[3].tolist() != [0, 0, 0, 1] or not np.isfinite(T_0to1).all():
+        raise ValueError(f"{T_0to1.tolist()} is no pose")
 
 
 def read_depth_list(path: str | Path, root: str | Path, depths: str) -> list[DepthPair]:
@@ -246,12 +264,10 @@ def _open_hdf5(path: str | Path) -> Any:
 # Ground truth
 
 
-def scale_intrinsics(intrinsics: np.ndarray, from_size: Any, to_size: Any) -> np.ndarray:
-    """Intrinsics `(3, 3)` for the pixels of a photo, for those of the photo resized; sizes are (height, width)."""
-    scale_y, scale_x = np.asarray(to_size, dtype=float) / np.asarray(from_size, dtype=float)
-    # x' = (x + 0.5) s - 0.5: the borders of the image stay in place
-    resize = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]])
-    return resize @ intrinsics
+def resizing(from_size: Any, to_size: Any) -> np.ndarray:
+    """`(3, 3)`, pixels of an image to those of it resized: x' + 0.5 = s (x + 0.5); sizes are (height, width)."""
+    y, x = np.asarray(to_size, dtype=float) / np.asarray(from_size, dtype=float)
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def depth_at(points: Tensor, depth: Tensor, image_size: Tensor) -> Tensor:

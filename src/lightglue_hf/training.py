@@ -40,7 +40,7 @@ from .posed_pairs import (
     read_depth_list,
     read_features,
     read_scene,
-    scale_intrinsics,
+    resizing,
 )
 from .textures import render_textures
 
@@ -440,7 +440,7 @@ class PosedCollator:
         labels = torch.full(batch["mask"].shape, -2)
         for row, (pair, photos) in enumerate(zip(pairs, photo_sizes)):
             sizes, valid = batch["image_sizes"][row], batch["mask"][row].bool()
-            intrinsics = [scale_intrinsics(K, *both) for K, *both in zip(pair.intrinsics, photos, sizes.tolist())]
+            intrinsics = [resizing(*both) @ K for K, *both in zip(pair.intrinsics, photos, sizes.tolist())]
             found = matches_from_depth(
                 (batch["keypoints"][row, 0][valid[0]], batch["keypoints"][row, 1][valid[1]]),
                 (torch.from_numpy(read_depth(pair.depths[0])), torch.from_numpy(read_depth(pair.depths[1]))),
