@@ -296,10 +296,12 @@ def without_batch_norm(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor]
 
     folded: dict[str, Tensor] = {}
     minima = []
-    scale, shift = torch.ones(1), None  # of the layer's input; the image has no channel of ones
+    # of the layer's input: its channels in their order, but for that of ones, which the image does not have
+    order, scale, shift = torch.zeros(1, dtype=torch.int64), torch.ones(1), None
     encoder = [name for name in SUPERPOINT_NAMES if name[4].isdigit()]
     for name in [*encoder, "convPa", "convDa"]:
         weight, bias, next_scale, next_shift = layer(name)
+        weight = weight[:, order]
         of_ones = weight[:, :0] if shift is None else torch.einsum("oihw,i->ohw", weight, shift)[:, None]
         weight = torch.cat([of_ones, weight * scale[:, None, None]], 1)
         if name not in encoder:  # a 1x1 convolution follows, which pads nothing, and then a batch norm without ReLU
