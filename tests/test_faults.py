@@ -48,7 +48,7 @@ def test_01_pickles_are_refused_at_run_time_and_the_converter_named(copy):
         with pytest.raises(OSError, match="lightglue-hf convert") as error:
             load(directory)
         assert str(directory) in str(error.value)
-    with pytest.raises(ValueError, match="use_safetensors=False.*lightglue-hf convert"):
+    with pytest.raises(ValueError, match=r"use_safetensors=False.*lightglue-hf convert"):
         auto_class.from_pretrained(directory, use_safetensors=False)
 
 

@@ -1,7 +1,7 @@
 """Checkpoint names of every project, to ours and back: one table each for LightGlue and SuperPoint, read both ways.
 
-Sources: cvg/LightGlue@1fd587b, cvg/glue-factory@344dfae, rpautrat/SuperPoint@ccf3008, transformers 4.57 to 5.23. Our own
-names are those of transformers.
+Sources: cvg/LightGlue@1fd587b, cvg/glue-factory@344dfae, rpautrat/SuperPoint@ccf3008, transformers 4.57 to 5.23. Our
+own names are those of transformers.
 """
 
 import pickle
@@ -16,8 +16,8 @@ from .configuration_lightglue import LightGlueConfig
 from .detectors.superpoint import SuperPointConfig, SuperPointForKeypointDetection
 from .modeling_lightglue import LightGlueForKeypointMatching, confidence_threshold
 
-# cvg's name: ours, each with a .weight and most with a .bias. {qkv} and {qk} stand for several tensors of ours: the rows
-# of Wqkv are interleaved (q0, k0, v0, q1, ...), and to_qk projects queries and keys alike.
+# cvg's name: ours, each with a .weight and most with a .bias. {qkv} and {qk} stand for several tensors of ours: the
+# rows of Wqkv are interleaved (q0, k0, v0, q1, ...), and to_qk projects queries and keys alike.
 LIGHTGLUE_NAMES = {
     "input_proj": "input_projection",
     "posenc.Wr": "positional_encoder.projector",
@@ -36,7 +36,7 @@ LIGHTGLUE_NAMES = {
     "log_assignment.{i}.final_proj": "match_assignment_layers.{i}.final_projection",
     "token_confidence.{i}.token.0": "token_confidence.{i}.token",
 }
-# The names above are those of the released files. Today's code says transformers.i.self_attn, and also saves the buffer
+# Those are the names of the released files. Today's code says transformers.i.self_attn, and also saves the buffer
 # confidence_thresholds, which follows from the number of layers; glue-factory puts matcher. before either.
 TODAYS_NAME = re.compile(r"transformers\.(\d+)\.((?:self|cross)_attn)\.")
 DROPPED = re.compile(r"confidence_thresholds|log_assignment\.\d+\.r")

@@ -19,7 +19,7 @@ def lightglue_probabilities(
     """What each layer of a LightGlue says when every point passes through all of them.
 
     Args:
-        state_dict: in cvg's names, of the released files or of today's code, with or without glue-factory's `matcher.`.
+        state_dict: in cvg's names, of the released files or of today's code, or in glue-factory's with `matcher.`.
         positions: `(2, n, 2)` normalised (x, y) of the points of a pair; with scale and orientation `(2, n, 4)`.
         descriptors: `(2, n, d)`.
 
@@ -36,7 +36,9 @@ def lightglue_probabilities(
 
     def feed_forward(name: str, x: Tensor, message: Tensor) -> Tensor:
         hidden = linear(f"{name}.ffn.0", torch.cat([x, message], -1))
-        hidden = F.layer_norm(hidden, hidden.shape[-1:], weights[f"{name}.ffn.1.weight"], weights[f"{name}.ffn.1.bias"])
+        hidden = F.layer_norm(
+            hidden, hidden.shape[-1:], weights[f"{name}.ffn.1.weight"], weights[f"{name}.ffn.1.bias"]
+        )
         return x + linear(f"{name}.ffn.3", F.gelu(hidden))
 
     x = descriptors.double()
@@ -59,7 +61,9 @@ def lightglue_probabilities(
 
     outputs = []
     for i in range(layers):
-        block, cross = (f"transformers.{i}.{kind}" if todays else f"{kind}.{i}" for kind in ("self_attn", "cross_attn"))
+        block, cross = (
+            f"transformers.{i}.{kind}" if todays else f"{kind}.{i}" for kind in ("self_attn", "cross_attn")
+        )
         packed = linear(f"{block}.Wqkv", x).unflatten(-1, (heads, head_dim, 3)).transpose(1, 2)
         query, key, value = packed.unbind(-1)
         message = linear(f"{block}.out_proj", attended(rotated(query), rotated(key), value))
