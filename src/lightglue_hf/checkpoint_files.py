@@ -24,12 +24,14 @@ from transformers import AutoConfig, AutoModel
 from . import __version__
 from .configuration_lightglue import LightGlueConfig
 from .conversion import (
+    PLAIN_SUPERPOINT,
     convert_lightglue_state_dict,
     convert_superpoint_state_dict,
     is_superpoint,
     is_superpoint_open,
     lightglue_to_cvg,
     load_pickle,
+    settings_other_than,
     superpoint_to_magic_leap,
 )
 from .detectors.superpoint import SuperPointConfig
@@ -109,7 +111,6 @@ SUPERPOINT_SETTINGS = (
 ).split()
 # our own fields of the configurations, and the values that mean what stock transformers does anyway
 STOCK_LIGHTGLUE = {"use_keypoint_detector": True, "add_scale_ori": False, "pruning_min_keypoints": -1}
-STOCK_SUPERPOINT = {"descriptor_grid": "stretched", "min_pooled_channels": [0, 0, 0]}
 STOCK_PROCESSOR = {
     "do_resize": True,
     "size": {"height": 480, "width": 640},
@@ -321,10 +322,10 @@ def back_to_transformers(
     source: Path, out: Path, config: Any, tensors: dict[str, Tensor], say: Callable[[str], None]
 ) -> None:
     detector = getattr(config, "keypoint_detector_config", config)
-    faults = [f"{name} = {getattr(detector, name)!r}" for name in faults_of(detector, STOCK_SUPERPOINT)]
+    faults = settings_other_than(detector, PLAIN_SUPERPOINT)
     matcher = config is not detector
     if matcher:
-        faults += [f"{name} = {getattr(config, name)!r}" for name in faults_of(config, STOCK_LIGHTGLUE)]
+        faults += settings_other_than(config, STOCK_LIGHTGLUE)
         if config.num_input_features != detector.descriptor_decoder_dim:
             faults.append(f"input_dim = {config.input_dim}, other than its detector's")
         for name in ("depth_confidence", "width_confidence"):
@@ -337,7 +338,7 @@ def back_to_transformers(
     for name in (*STOCK_LIGHTGLUE, "input_dim") if matcher else ():
         values.pop(name)
     detector_values = values["keypoint_detector_config"] if matcher else values
-    for name in (*STOCK_SUPERPOINT, "remove_far_borders"):
+    for name in (*PLAIN_SUPERPOINT, "remove_far_borders"):
         detector_values.pop(name)
     if detector.remove_far_borders:
         say(
@@ -357,10 +358,6 @@ def back_to_transformers(
         if (source / "README.md").exists():
             (directory / "README.md").write_bytes((source / "README.md").read_bytes())
     say(f"wrote {out}")
-
-
-def faults_of(config: Any, stock: dict[str, Any]) -> list[str]:
-    return [name for name, value in stock.items() if getattr(config, name) != value]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ SUPERPOINT_NAMES = {
     "convDa": ("descriptor.0", "descriptor_decoder.conv_descriptor_a"),
     "convDb": ("descriptor.1", "descriptor_decoder.conv_descriptor_b"),
 }
+PLAIN_SUPERPOINT = {"descriptor_grid": "stretched", "min_pooled_channels": [0, 0, 0]}  # Magic Leap's, transformers'
 OPEN_EPSILON = 1e-3  # of SuperPoint-Open's batch norms
 
 
@@ -111,15 +112,9 @@ def lightglue_to_cvg(
     Raises:
         ValueError: what cvg's LightGlue cannot hold, listed.
     """
-    faults = [
-        f"{name} = {getattr(config, name)!r}"
-        for name, value in (
-            ("attention_bias", True),
-            ("hidden_act", "gelu"),
-            ("num_key_value_heads", config.num_attention_heads),
-        )
-        if getattr(config, name) != value
-    ]
+    common = {"attention_bias": True, "hidden_act": "gelu", "num_key_value_heads": config.num_attention_heads}
+    if faults := settings_other_than(config, common):
+        raise ValueError(f"cvg's LightGlue cannot hold {', '.join(faults)}")
     converted = {}
     layers = config.num_hidden_layers
     if todays_names:
@@ -129,12 +124,10 @@ def lightglue_to_cvg(
         if len(parts) < len(ours):
             continue
         if len(ours) == 2 and not torch.equal(*parts):
-            faults.append(f"{ours[0]} and {ours[1]}, which differ")
+            raise ValueError(f"cvg's LightGlue cannot hold {ours[0]} and {ours[1]}, which differ")
         if todays_names:
             theirs = re.sub(r"^((?:self|cross)_attn)\.(\d+)", r"transformers.\2.\1", theirs)
         converted[theirs] = packed(parts)
-    if faults:
-        raise ValueError(f"cvg's LightGlue cannot hold {', '.join(faults)}")
     return converted
 
 
@@ -246,12 +239,7 @@ def superpoint_to_magic_leap(config: SuperPointConfig, tensors: dict[str, Tensor
     Raises:
         ValueError: what Magic Leap's SuperPoint cannot hold, listed.
     """
-    faults = [
-        f"{name} = {getattr(config, name)!r}"
-        for name, value in (("descriptor_grid", "stretched"), ("min_pooled_channels", [0, 0, 0]))
-        if getattr(config, name) != value
-    ]
-    if faults:
+    if faults := settings_other_than(config, PLAIN_SUPERPOINT):
         raise ValueError(f"Magic Leap's SuperPoint cannot hold {', '.join(faults)}")
     return {
         f"{theirs}.{kind}": tensors[f"{ours}.{kind}"].clone()
@@ -339,6 +327,10 @@ def open_shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks
+
+
+def settings_other_than(config: Any, values: dict[str, Any]) -> list[str]:
+    return [f"{name} = {getattr(config, name)!r}" for name, value in values.items() if getattr(config, name) != value]
 
 
 def check_tensors(model_class: type, config: Any, tensors: dict[str, Tensor]) -> None:
