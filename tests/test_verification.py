@@ -1,4 +1,4 @@
-"""The restated mathematics is the reference's, and a weight in the wrong place shows when a model is held against it."""
+"""The restated mathematics is the reference's, and a model with a weight in the wrong place fails against it."""
 
 import json
 

@@ -39,7 +39,7 @@ from .image_processing_lightglue import LightGlueImageProcessor
 from .verification import lightglue_difference, superpoint_difference
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
-TOLERANCE = 1e-4  # of --verify, in probabilities
+TOLERANCE = 1e-3  # of --verify, in probabilities: float32 alone costs 1e-4 where the logits are in the hundreds
 
 
 class Published(NamedTuple):
@@ -156,7 +156,7 @@ def convert(
     Raises:
         OSError: a file or URL that cannot be read, a directory that cannot be written.
         ValueError: no such checkpoint, tensors missing, unexpected, or with NaN or Inf, listed; a published file whose
-            digest differs; with `verify` a difference above 1e-4.
+            digest differs; with `verify` a difference above 1e-3.
     """
     with replacing(Path(out)) as (temporary, directory):
         read = read_source(source, temporary, say)
