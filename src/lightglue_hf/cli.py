@@ -130,8 +130,11 @@ def train(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """Convert a checkpoint of another project to a directory, or a directory back."""
+    import transformers
+
     from . import checkpoint_files
 
+    transformers.logging.disable_progress_bar()
     if args.private and not args.push_to_hub:
         raise CommandError("--private needs --push-to-hub")
     if args.to and (args.verify or args.push_to_hub):
