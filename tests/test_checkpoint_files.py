@@ -188,18 +188,8 @@ def test_half_precision_is_kept(tmp_path):
 # -- with a detector
 
 
-def superpoint_alike(tensors, image):
-    """The detections of a state dict in Magic Leap's names, by this package's own model of the other conversion."""
-    from lightglue_hf.conversion import convert_superpoint_state_dict
-
-    config, weights = convert_superpoint_state_dict(tensors, keypoint_threshold=0.0005, max_keypoints=2048)
-    model = SuperPointForKeypointDetection(config).eval()
-    model.load_state_dict(weights)
-    return model(image)
-
-
 @torch.no_grad()
-def test_a_matcher_and_its_superpoint_there_and_back(tmp_path, capsys):
+def test_a_matcher_and_its_superpoint_there_and_back(tmp_path, capsys, failing):
     matcher, superpoint = tensors_of("sp", "released"), small_superpoint()
     sources = save(matcher, tmp_path / "lg.pth"), save(superpoint, tmp_path / "sp.pth")
     convert(sources[0], tmp_path / "out", "--superpoint", sources[1], "--verify")
@@ -210,10 +200,6 @@ def test_a_matcher_and_its_superpoint_there_and_back(tmp_path, capsys):
     outputs = model(**processor(images, size={"longest_edge": 64}, return_tensors="pt"))
     assert outputs.mask.sum() > 20
     assert outputs.matches.shape[:2] == (1, 2)
-    expected = superpoint_alike(superpoint, torch.rand(1, 1, 48, 64, generator=torch.Generator().manual_seed(0)))
-    features = model.keypoint_detector(torch.rand(1, 1, 48, 64, generator=torch.Generator().manual_seed(0)))
-    assert torch.equal(features.keypoints, expected.keypoints)
-
     card = (tmp_path / "out/README.md").read_text()
     metadata = yaml.safe_load(card.split("---")[1])
     assert (metadata["license"], metadata["license_name"]) == ("other", "superpoint-noncommercial")
@@ -223,6 +209,8 @@ def test_a_matcher_and_its_superpoint_there_and_back(tmp_path, capsys):
     assert_same_tensors(load_pickle(str(tmp_path / "sp2.pth")), superpoint)
     convert("--to", "cvg", tmp_path / "out", tmp_path / "lg3.pth")
     assert "left out: the detector" in capsys.readouterr().out
+    same = tmp_path / "same.pth"
+    assert "where the matcher is to be" in failing("--to", "cvg", tmp_path / "out", same, "--superpoint", same)
 
 
 def test_superpoint_alone_there_and_back(tmp_path):
@@ -329,6 +317,8 @@ def test_transformers_names_are_verified_by_way_of_cvg_s(tmp_path, failing, caps
     convert(save(tensors_of("sp"), tmp_path / "a.pth"), tmp_path / "one", "--superpoint", save_superpoint(tmp_path))
     convert(tmp_path / "one", tmp_path / "two", "--verify")
     assert "largest difference" in capsys.readouterr().out
+    convert("--to", "cvg", tmp_path / "two", tmp_path / "back.pth")
+    assert_same_tensors(load_pickle(str(tmp_path / "back.pth")), tensors_of("sp"))
     saved_model(tmp_path / "trained")
     assert "which differ" in failing(tmp_path / "trained", tmp_path / "three", "--verify")
 
@@ -398,6 +388,7 @@ def test_stock_transformers_gets_sizes_it_knows(tmp_path, capsys):
     config = json.loads((tmp_path / "stock/config.json").read_text())
     own = {"input_dim", "add_scale_ori", "use_keypoint_detector", "pruning_min_keypoints"}
     assert not own & config.keys()
+    assert str(tmp_path) not in json.dumps(config)
     assert not {"descriptor_grid", "min_pooled_channels"} & config["keypoint_detector_config"].keys()
 
 

@@ -128,6 +128,7 @@ class Source(NamedTuple):
     sha256: str
     published: Published | None
     tensors: dict[str, Tensor]
+    cvg_names: str  # "todays" or "released": the spelling to give back
     config: Any = None
     processor: LightGlueImageProcessor | None = None
 
@@ -174,8 +175,7 @@ def convert(
 
         directory.mkdir()
         config, tensors = converted(matcher, detector, read.config, detector_source.config)
-        todays = any(name.startswith(("transformers.", "matcher.transformers.")) for name in matcher)
-        write_model(directory, config, tensors, {"cvg_names": "todays" if todays else "released"})
+        write_model(directory, config, tensors, {"cvg_names": read.cvg_names})
         if matcher:
             processor = read.processor or LightGlueImageProcessor(size={"longest_edge": LONGEST_EDGE})
             processor.save_pretrained(directory)
@@ -298,6 +298,8 @@ def convert_back(
     matcher, detector, _ = split(tensors)
     if superpoint is not None and not (matcher and detector):
         raise ValueError(f"--superpoint: {source} is not a matcher with its detector")
+    if superpoint is not None and Path(superpoint) == out:
+        raise ValueError(f"--superpoint: {out} is where the matcher is to be written")
     files = {}
     if detector and (superpoint is not None or not matcher):
         detector_config = config.keypoint_detector_config if matcher else config
@@ -336,12 +338,12 @@ def back_to_transformers(
     if faults:
         raise ValueError(f"stock transformers cannot hold {', '.join(faults)}")
 
-    values = config.to_dict()
-    for name in (*STOCK_LIGHTGLUE, "input_dim") if matcher else ():
-        values.pop(name)
+    values = json.loads(config.to_json_string())
+    for name in ("_name_or_path", *STOCK_LIGHTGLUE, "input_dim"):
+        values.pop(name, None)
     detector_values = values["keypoint_detector_config"] if matcher else values
     for name in (*PLAIN_SUPERPOINT, "remove_far_borders"):
-        detector_values.pop(name)
+        detector_values.pop(name, None)
     if detector.remove_far_borders:
         say(
             "transformers keeps keypoints at the right and bottom borders: without `remove_far_borders` there are more"
@@ -388,19 +390,23 @@ def push_to_hub(directory: str | Path, repo: str, private: bool = False, say: Ca
 def read_source(source: str, temporary: Path, say: Callable[[str], None]) -> Source:
     """Read a file, URL or directory, print its digest, and recognise what others published."""
     path, config, processor = Path(source), None, None
+    metadata: dict[str, str] = {}
     name = path.name
     if urlparse(source).scheme in ("http", "https"):
         name = Path(urlparse(source).path).name
         path = download(source, temporary / f"download-{name}")
     if path.is_dir():
-        config, _, _ = read_directory(path)
+        config, _, metadata = read_directory(path)
         if config.model_type == "lightglue" and (path / PROCESSOR).exists():
             processor = LightGlueImageProcessor.from_pretrained(path)
         path = path / WEIGHTS
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     say(f"{name}: sha256 {sha256}")
     published = recognise(name, sha256, say)
-    return Source(name, sha256, published, read_tensors(path, say), config, processor)
+    tensors = read_tensors(path, say)
+    todays = any(key.startswith(("transformers.", "matcher.transformers.")) for key in tensors)
+    cvg_names = metadata.get("cvg_names", "todays" if todays else "released")
+    return Source(name, sha256, published, tensors, cvg_names, config, processor)
 
 
 def recognise(name: str, sha256: str, say: Callable[[str], None]) -> Published | None:

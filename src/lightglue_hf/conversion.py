@@ -156,8 +156,9 @@ def packed(parts: list[Tensor]) -> Tensor:
 
 
 def number_of_layers(state_dict: dict[str, Tensor]) -> int:
-    numbers = [re.match(r"(?:log_assignment|match_assignment_layers)\.(\d{1,4})\.", name) for name in state_dict]
-    return max((int(number[1]) + 1 for number in numbers if number), default=0)
+    found = [re.match(r"(?:log_assignment|match_assignment_layers)\.(\d{1,9})\.", name) for name in state_dict]
+    numbers = [int(match[1]) for match in found if match]
+    return max((number + 1 for number in numbers if number < len(state_dict)), default=0)
 
 
 def lightglue_sizes(tensors: dict[str, Tensor], layers: int) -> dict[str, Any]:
