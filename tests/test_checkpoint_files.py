@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub.utils import validate_repo_id
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel
 
 from lightglue_hf import (
@@ -376,6 +376,18 @@ def test_what_stock_transformers_cannot_hold_is_listed(tmp_path, failing):
     line = failing("--to", "transformers", tmp_path / "saved", tmp_path / "stock")
     for fault in ("depth_confidence = -1", "pruning_min_keypoints = 9"):
         assert fault in line
+
+
+def test_a_directory_with_gaps_goes_nowhere(tmp_path, failing):
+    convert(save(tensors_of("sp"), tmp_path / "a.pth"), tmp_path / "out", "--superpoint", save_superpoint(tmp_path))
+    weights = load_file(tmp_path / "out/model.safetensors")
+    for lost in ("token_confidence.1.token.bias", "keypoint_detector.encoder.conv_blocks.0.conv_a.bias"):
+        gaps = {name: tensor for name, tensor in weights.items() if name != lost}
+        save_file(gaps, tmp_path / "out/model.safetensors", metadata={"format": "pt"})
+        named = re.escape(lost.removeprefix("keypoint_detector."))
+        both = ("--superpoint", tmp_path / "c.pth")
+        assert re.search(f"missing.*{named}", failing("--to", "cvg", tmp_path / "out", tmp_path / "b.pth", *both))
+        assert re.search(f"missing.*{named}", failing("--to", "transformers", tmp_path / "out", tmp_path / "b"))
 
 
 def test_stock_transformers_gets_sizes_it_knows(tmp_path, capsys):

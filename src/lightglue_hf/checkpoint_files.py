@@ -359,6 +359,7 @@ def back_to_transformers(
         write_json(directory / CONFIG, values)
         write_json(directory / PROCESSOR, stock)
         write_safetensors(directory / WEIGHTS, tensors, {"format": "pt"})
+        AutoModel.from_pretrained(directory)  # which wants every weight, no more and no less
         if (source / "README.md").exists():
             (directory / "README.md").write_bytes((source / "README.md").read_bytes())
     say(f"wrote {out}")

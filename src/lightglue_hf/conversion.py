@@ -110,8 +110,10 @@ def lightglue_to_cvg(
         todays_names: of cvg's present code, with the buffer `confidence_thresholds`, and not of the released files.
 
     Raises:
-        ValueError: what cvg's LightGlue cannot hold, listed.
+        ValueError: what cvg's LightGlue cannot hold, or tensors that are not the configuration's, listed.
     """
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("keypoint_detector.")}
+    check_tensors(LightGlueForKeypointMatching, config, own)
     common = {"attention_bias": True, "hidden_act": "gelu", "num_key_value_heads": config.num_attention_heads}
     if faults := settings_other_than(config, common):
         raise ValueError(f"cvg's LightGlue cannot hold {', '.join(faults)}")
@@ -120,8 +122,8 @@ def lightglue_to_cvg(
     if todays_names:
         converted["confidence_thresholds"] = torch.tensor([confidence_threshold(i, layers) for i in range(layers)])
     for theirs, ours in lightglue_names(layers):
-        parts = [tensors[name] for name in ours if name in tensors]
-        if len(parts) < len(ours):
+        parts = [own[name] for name in ours if name in own]
+        if not parts:  # there is no such bias, projection or confidence
             continue
         if len(ours) == 2 and not torch.equal(*parts):
             raise ValueError(f"cvg's LightGlue cannot hold {ours[0]} and {ours[1]}, which differ")
@@ -238,8 +240,9 @@ def superpoint_to_magic_leap(config: SuperPointConfig, tensors: dict[str, Tensor
     """The way back: the tensors of a SuperPoint, bit for bit, in Magic Leap's names.
 
     Raises:
-        ValueError: what Magic Leap's SuperPoint cannot hold, listed.
+        ValueError: what Magic Leap's SuperPoint cannot hold, or tensors that are not the configuration's, listed.
     """
+    check_tensors(SuperPointForKeypointDetection, config, tensors)
     if faults := settings_other_than(config, PLAIN_SUPERPOINT):
         raise ValueError(f"Magic Leap's SuperPoint cannot hold {', '.join(faults)}")
     return {
