@@ -1,13 +1,25 @@
 """Other projects' checkpoints: every name finds its place, strangers and gaps are listed, and no code is run."""
 
+import itertools
 import os
 import re
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 
 from lightglue_hf import LightGlueForKeypointMatching, SuperPointForKeypointDetection
-from lightglue_hf.conversion import convert_lightglue_state_dict, convert_superpoint_state_dict, load_pickle
+from lightglue_hf.conversion import (
+    SUPERPOINT_NAMES,
+    convert_lightglue_state_dict,
+    convert_superpoint_state_dict,
+    lightglue_to_cvg,
+    load_pickle,
+    superpoint_to_magic_leap,
+)
+from lightglue_hf.modeling_lightglue import confidence_threshold
+from lightglue_hf.verification import superpoint_difference
 
 from .reference import FIXTURES, KINDS, released_names
 
@@ -21,7 +33,7 @@ def checkpoint(width=32, layers=3, heads=4, inputs=32, positions=2):
         if bias:
             tensors[f"{name}.bias"] = torch.randn(rows)
 
-    tensors["confidence_thresholds"] = torch.rand(layers)
+    tensors["confidence_thresholds"] = torch.tensor([confidence_threshold(i, layers) for i in range(layers)])
     linear("posenc.Wr", width // heads // 2, positions, bias=False)
     if inputs != width:
         linear("input_proj", width, inputs)
@@ -127,6 +139,99 @@ def test_reference_matchers_of_every_kind(kind):
     loaded(config, weights)
 
 
+def assert_same_tensors(ours, theirs):
+    """The same names, and the same bits under them."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        assert ours[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reference_matchers_go_back_bit_for_bit(kind):
+    tensors = load_pickle(str(FIXTURES / f"{kind}_small.pth"))
+    config, weights = convert_lightglue_state_dict(tensors)
+    assert_same_tensors(lightglue_to_cvg(config, weights, todays_names=True), tensors)
+    assert_same_tensors(lightglue_to_cvg(config, weights), released_names(tensors))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    layers=st.integers(1, 12),
+    heads=st.integers(1, 4),
+    head_dim=st.integers(1, 4).map(lambda pairs: 2 * pairs),
+    inputs=st.integers(1, 40),
+    positions=st.sampled_from([2, 4]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_any_shape_goes_there_and_back(layers, heads, head_dim, inputs, positions, dtype):
+    tensors = checkpoint(heads * head_dim, layers, heads, inputs, positions)
+    tensors = {name: t if name == "confidence_thresholds" else t.to(dtype) for name, t in tensors.items()}
+    config, weights = convert_lightglue_state_dict(tensors)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (layers, heads)
+    assert (config.descriptor_dim, config.input_dim) == (heads * head_dim, inputs)
+    assert config.add_scale_ori == (positions == 4)
+    for todays_names, expected in ((True, tensors), (False, released_names(tensors))):
+        back = lightglue_to_cvg(config, weights, todays_names)
+        assert back.keys() == expected.keys()
+        assert all(torch.equal(back[name], tensor) for name, tensor in expected.items())
+        assert all(back[name].dtype == tensor.dtype for name, tensor in expected.items())
+
+
+def test_what_cvg_cannot_hold_is_listed():
+    config, weights = convert_lightglue_state_dict(checkpoint())
+    weights["transformer_layers.1.cross_attention.k_proj.bias"][0] += 1
+    with pytest.raises(ValueError, match=r"1\.cross_attention\.q_proj\.bias and .*which differ"):
+        lightglue_to_cvg(config, weights)
+    config.hidden_act = "relu"
+    with pytest.raises(ValueError, match="hidden_act = 'relu'"):
+        lightglue_to_cvg(config, weights)
+    grouped = LightGlueForKeypointMatching(
+        type(config)(descriptor_dim=16, num_key_value_heads=2, use_keypoint_detector=False, attention_bias=False)
+    )
+    with pytest.raises(ValueError, match=r"attention_bias = False, num_key_value_heads = 2"):
+        lightglue_to_cvg(grouped.config, grouped.state_dict())
+    config, weights = convert_lightglue_state_dict(grouped.state_dict())
+    assert (config.num_key_value_heads, config.attention_bias) == (2, False)
+    loaded(config, weights)
+
+
+def test_one_tensor_by_two_names_is_refused():
+    tensors = checkpoint()
+    tensors["matcher.posenc.Wr.weight"] = tensors["posenc.Wr.weight"] + 1
+    with pytest.raises(ValueError, match=r"given twice.*posenc\.Wr\.weight"):
+        convert_lightglue_state_dict(tensors)
+
+
+def test_layers_that_are_not_there_are_unexpected():
+    tensors = {
+        **checkpoint(),
+        "log_assignment.99999999999.r": torch.ones(()),
+        "self_attn.7.Wqkv.weight": torch.ones(1),
+    }
+    with pytest.raises(ValueError, match=r"unexpected tensors in a LightGlue checkpoint: self_attn\.7\.Wqkv\.weight$"):
+        convert_lightglue_state_dict(tensors)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (4,), (0, 2), (3, 2), (4, 3)])
+@pytest.mark.parametrize(
+    "name", ["posenc.Wr.weight", "log_assignment.0.final_proj.weight", "transformers.0.self_attn.Wqkv.weight"]
+)
+def test_impossible_shapes_are_an_error(name, shape):
+    with pytest.raises(ValueError, match=r"no|not"):
+        convert_lightglue_state_dict({**checkpoint(), name: torch.ones(shape)})
+
+
+@pytest.mark.parametrize("value", [1.0, "text", None, torch.ones(2, dtype=torch.int64), torch.ones(2).to_sparse()])
+def test_what_is_no_tensor_of_numbers_is_named(value):
+    for convert, tensors in (
+        (convert_lightglue_state_dict, checkpoint()),
+        (convert_superpoint_state_dict, superpoint_checkpoint()),
+    ):
+        with pytest.raises(ValueError, match=r"no (tensors|floating-point numbers).*stranger"):
+            convert({**tensors, "stranger": value})
+
+
 def test_other_shapes_are_listed():
     tensors = checkpoint()
     tensors["transformers.0.cross_attn.to_v.bias"] = torch.ones(31)
@@ -213,6 +318,75 @@ def test_superpoint():
     assert torch.equal(weights["encoder.conv_blocks.3.conv_a.weight"], tensors["conv4a.weight"])
     assert torch.equal(weights["keypoint_decoder.conv_score_b.bias"], tensors["convPb.bias"])
     assert torch.equal(weights["descriptor_decoder.conv_descriptor_a.weight"], tensors["convDa.weight"])
+
+
+def test_superpoint_goes_back_bit_for_bit():
+    tensors = superpoint_checkpoint()
+    config, weights = convert_superpoint_state_dict(tensors)
+    assert_same_tensors(superpoint_to_magic_leap(config, weights), tensors)
+    again, same = convert_superpoint_state_dict(weights)
+    assert again.to_dict() == config.to_dict()
+    assert_same_tensors(same, weights)
+
+
+def superpoint_open_checkpoint(widths=(6, 7, 8, 9), hidden=12, dim=10, signs=True):
+    """As rpautrat/SuperPoint@ccf3008 saves it, with batch norms of either sign and a shift."""
+    tensors = {}
+    channels = [1, *(width for width in widths for _ in "ab")]
+    shapes = [*itertools.pairwise(channels), (widths[3], hidden), (hidden, 65), (widths[3], hidden), (hidden, dim)]
+    for (name, (prefix, _)), (inputs, outputs) in zip(SUPERPOINT_NAMES.items(), shapes, strict=True):
+        kernel = 1 if name.endswith(("Pb", "Db")) else 3
+        tensors[f"{prefix}.conv.weight"] = torch.randn(outputs, inputs, kernel, kernel) / (inputs * kernel) ** 0.5
+        tensors[f"{prefix}.conv.bias"] = 0.1 * torch.randn(outputs)
+        scale = 0.5 + torch.rand(outputs)
+        tensors[f"{prefix}.bn.weight"] = scale * torch.randn(outputs).sign() if signs else scale
+        tensors[f"{prefix}.bn.bias"] = 0.5 * torch.randn(outputs)
+        tensors[f"{prefix}.bn.running_mean"] = 0.2 * torch.randn(outputs)
+        tensors[f"{prefix}.bn.running_var"] = 0.5 + torch.rand(outputs)
+        tensors[f"{prefix}.bn.num_batches_tracked"] = torch.tensor(7)
+    return tensors
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_superpoint_open_folds_into_the_same_function(signs):
+    """Also at the borders, where the zeros of padding meet the shift of the batch norm, and for every sign of it."""
+    tensors = superpoint_open_checkpoint(signs=signs)
+    config, weights = convert_superpoint_state_dict(tensors)
+    assert config.encoder_hidden_sizes == [7, 8, 9, 10]  # one channel of ones in each layer
+    assert config.descriptor_grid == "centred"
+    assert (max(config.min_pooled_channels) > 0) == signs
+    model = SuperPointForKeypointDetection(config)
+    model.load_state_dict(weights)
+    assert superpoint_difference(model, tensors) < 2e-6
+    with pytest.raises(ValueError, match=r"cannot hold descriptor_grid = 'centred'"):
+        superpoint_to_magic_leap(config, weights)
+
+
+@torch.no_grad()
+def test_superpoint_open_with_padding_is_as_alone():
+    config, weights = convert_superpoint_state_dict(superpoint_open_checkpoint(), keypoint_threshold=0.0)
+    model = SuperPointForKeypointDetection(config).eval()
+    model.load_state_dict(weights)
+    image = torch.rand(1, 1, 40, 48)
+    padded = torch.nn.functional.pad(image, (0, 32, 0, 24), value=0.5)
+    alone, outputs = model(image), model(padded, image_sizes=torch.tensor([[40, 48]]))
+    assert alone.mask.sum() > 10
+    scale = torch.tensor([80 / 48, 64 / 40])
+    torch.testing.assert_close(outputs.keypoints * scale, alone.keypoints, atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs.descriptors, alone.descriptors, atol=1e-4, rtol=0)
+
+
+def test_superpoint_open_with_strangers_or_gaps():
+    tensors = superpoint_open_checkpoint()
+    for name in ("backbone.2.1.bn.running_var", "descriptor.1.conv.bias", "detector.0.conv.weight"):
+        with pytest.raises(ValueError, match=f"missing: {re.escape(name)}"):
+            convert_superpoint_state_dict({other: t for other, t in tensors.items() if other != name})
+        with pytest.raises(ValueError, match=f"of another shape.*{re.escape(name)}"):
+            convert_superpoint_state_dict({**tensors, name: torch.ones(2, 3)})
+    with pytest.raises(ValueError, match=r"unexpected: backbone\.4\.0\.conv\.weight"):
+        convert_superpoint_state_dict({**tensors, "backbone.4.0.conv.weight": torch.ones(1)})
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        convert_superpoint_state_dict({**tensors, "detector.0.bn.running_var": -torch.ones(12)})
 
 
 def test_superpoint_with_strangers_or_gaps():

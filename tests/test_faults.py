@@ -45,10 +45,10 @@ def test_01_pickles_are_refused_at_run_time_and_the_converter_named(copy):
     auto_class.from_pretrained(directory)  # with the same weights as safetensors beside it
     weights.unlink()
     for load in (auto_class.from_pretrained, AutoModel.from_pretrained):
-        with pytest.raises(OSError, match=r"lightglue_hf\.conversion") as error:
+        with pytest.raises(OSError, match="lightglue-hf convert") as error:
             load(directory)
         assert str(directory) in str(error.value)
-    with pytest.raises(ValueError, match=r"use_safetensors=False.*lightglue_hf\.conversion"):
+    with pytest.raises(ValueError, match=r"use_safetensors=False.*lightglue-hf convert"):
         auto_class.from_pretrained(directory, use_safetensors=False)
 
 

@@ -281,6 +281,44 @@ def test_sift_needs_scales_and_orientations():
         matcher("sift").match_features(torch.rand(1, 2, 5, 2), torch.rand(1, 2, 5, 32))
 
 
+def test_sift_learns_from_scales_and_orientations():
+    """Points that only scale and orientation tell apart: the loss falls, and cannot without them."""
+    torch.manual_seed(0)
+    config = LightGlueConfig(
+        descriptor_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        input_dim=8,
+        add_scale_ori=True,
+        use_keypoint_detector=False,
+    )
+    model = LightGlueForKeypointMatching(config).train()
+    n = 12
+    features = {
+        "keypoints": torch.full((1, 2, n, 2), 20.0) + torch.rand(1, 2, n, 2),
+        "descriptors": torch.rand(1, 1, 1, 8).expand(1, 2, n, 8),
+        "image_sizes": torch.tensor([[[40, 40], [40, 40]]]),
+        "scales": torch.linspace(1, 8, n).expand(1, 2, n),
+        "orientations": torch.linspace(-3, 3, n).expand(1, 2, n),
+        "labels": torch.arange(n).expand(1, 2, n),
+    }
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        loss = model(**features).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    gradient = model.positional_encoder.projector.weight.grad
+    assert gradient.shape[1] == 4
+    assert (gradient.abs().sum(0) > 0).all()
+    assert losses[-1] < losses[0] - 0.5
+    for missing in ("scales", "orientations"):
+        with pytest.raises(ValueError, match=rf"{missing} .* is required"):
+            model(**{name: value for name, value in features.items() if name != missing})
+
+
 def test_pixels_are_checked_and_a_matcher_alone_refuses_them():
     model = LightGlueForKeypointMatching(LightGlueConfig(descriptor_dim=32, num_hidden_layers=1)).eval()
     with pytest.raises(ValueError, match="pixel_values contains NaN"):

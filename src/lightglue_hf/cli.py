@@ -1,10 +1,11 @@
-"""The command `lightglue-hf`: match two photos, evaluate, train, look at the training data.
+"""The command `lightglue-hf`: match two photos, evaluate, train, look at the training data, convert checkpoints.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
     lightglue-hf evaluate --data stereo --markdown figures.md
     lightglue-hf train detector --output_dir runs/detector
     lightglue-hf show-data -o grid.png
+    lightglue-hf convert superpoint_lightglue.pth superpoint_lightglue --superpoint superpoint_v1.pth
 
 Errors are one line on the standard error stream, and the exit status 2.
 """
@@ -165,6 +166,25 @@ def show_data(args: argparse.Namespace) -> None:
     matches = ground_truth_matches(points, responses > 0, pairs.homographies, pairs.layers)
     draw_pairs(pairs, points, matches).save(args.output)
     print(f"wrote {args.output}")
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Convert a checkpoint of another project to a directory, or a directory back."""
+    import transformers
+
+    from . import checkpoint_files
+
+    transformers.logging.disable_progress_bar()
+    if args.private and not args.push_to_hub:
+        raise CommandError("--private needs --push-to-hub")
+    if args.to and (args.verify or args.push_to_hub):
+        raise CommandError("--verify and --push-to-hub are for the way there, not for --to")
+    if args.to:
+        checkpoint_files.convert_back(args.source, args.out, args.to, args.superpoint)
+    else:
+        checkpoint_files.convert(args.source, args.out, args.superpoint, args.verify)
+    if args.push_to_hub:
+        checkpoint_files.push_to_hub(args.out, args.push_to_hub, args.private)
 
 
 def _match(images: list[Image], args: argparse.Namespace) -> Matches:
@@ -389,6 +409,20 @@ def _parser() -> Parser:
     parser_data.add_argument("--height", type=_side, default=192, metavar="N", help="of a view, in pixels")
     parser_data.add_argument("--width", type=_side, default=256, metavar="N")
     parser_data.set_defaults(run=show_data)
+
+    help_convert = "convert a checkpoint of another project to a directory for from_pretrained, or back"
+    epilog_convert = "docs/checkpoints.md says which file is which, and under what licence."
+    parser_convert = commands.add_parser("convert", help=help_convert, epilog=epilog_convert)
+    parser_convert.add_argument("source", metavar="SOURCE", help="file, URL or directory; with --to a directory")
+    parser_convert.add_argument("out", metavar="OUT", help="directory, or .pth or .safetensors file, to write")
+    help_superpoint = "the detector of a matcher: file, URL or directory; with --to cvg the file to write it to"
+    parser_convert.add_argument("--superpoint", metavar="FILE", help=help_superpoint)
+    help_verify = "replay the original's mathematics on random features and print the largest difference"
+    parser_convert.add_argument("--verify", action="store_true", help=help_verify)
+    parser_convert.add_argument("--to", choices=("cvg", "transformers"), help="convert back to that project's form")
+    parser_convert.add_argument("--push-to-hub", metavar="REPO", help="upload the directory to the Hub")
+    parser_convert.add_argument("--private", action="store_true", help="create a private repository")
+    parser_convert.set_defaults(run=convert)
     return parser
 
 

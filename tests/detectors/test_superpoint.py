@@ -1,5 +1,6 @@
 """Invariants of the detector: an image in any batch gives what it gives alone, and every rule has its effect."""
 
+import json
 import math
 
 import pytest
@@ -7,7 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from lightglue_hf import SuperPointConfig, SuperPointForKeypointDetection
-from lightglue_hf.detectors.superpoint import max_pool, non_maximum_suppression, select_keypoints, superpoint_loss
+from lightglue_hf.detectors import superpoint as superpoint_module
+from lightglue_hf.detectors.superpoint import (
+    max_pool,
+    non_maximum_suppression,
+    sample_descriptors,
+    select_keypoints,
+    superpoint_loss,
+)
 
 
 def model(**overrides):
@@ -381,3 +389,84 @@ def test_training_reaches_every_parameter_and_lowers_the_loss():
 def test_numbers_out_of_range_are_named(argument, value):
     with pytest.raises(ValueError, match=argument):
         SuperPointConfig(**{argument: value})
+
+
+# -- SuperPoint-Open's conventions
+
+
+def published_centred_grid(descriptors, keypoints):
+    """Source: rpautrat/SuperPoint@ccf3008: zeros beyond the outer cells' centres."""
+    rows, columns = descriptors.shape[-2:]
+    grid = 2 * (keypoints + 0.5) / (8 * torch.tensor([columns, rows])) - 1
+    sampled = F.grid_sample(F.normalize(descriptors, dim=1), grid[:, None], mode="bilinear", align_corners=False)
+    return F.normalize(sampled[:, :, 0], dim=1).mT
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 7), (1, 3), (1, 1)])
+def test_the_centred_grid_is_superpoint_open_s(rows, columns):
+    descriptors = torch.randn(2, 6, rows, columns)
+    x, y = torch.arange(8.0 * columns), torch.arange(8.0 * rows)
+    keypoints = torch.cartesian_prod(x, y).expand(2, -1, 2)
+    ours = sample_descriptors(descriptors, keypoints, grid="centred")
+    torch.testing.assert_close(ours, published_centred_grid(descriptors, keypoints), atol=1e-5, rtol=0)
+    beside = F.pad(descriptors, (0, 2, 0, 1), value=9.0)  # a larger image of the batch
+    sizes = torch.tensor([[rows, columns]]).expand(2, 2)
+    torch.testing.assert_close(sample_descriptors(beside, keypoints, sizes, "centred"), ours, atol=1e-5, rtol=0)
+    if columns > 1:
+        assert (sample_descriptors(descriptors, keypoints) - ours).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_the_grid_is_a_setting_that_is_saved_and_moves_descriptors_alone(tmp_path):
+    image = torch.rand(1, 1, 48, 64)
+    stretched, centred = model(), model(descriptor_grid="centred")
+    assert stretched.config.descriptor_grid == "stretched"
+    one, other = stretched(image), centred(image)
+    assert torch.equal(one.keypoints, other.keypoints)
+    assert (one.descriptors - other.descriptors).abs().max() > 1e-3
+    centred.save_pretrained(tmp_path)
+    again = SuperPointForKeypointDetection.from_pretrained(tmp_path)
+    assert again.config.descriptor_grid == "centred"
+    assert torch.equal(again(image).descriptors, other.descriptors)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("descriptor_grid", "min_pooled_channels"):  # as saved before there were such fields
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    old = SuperPointForKeypointDetection.from_pretrained(tmp_path)
+    assert torch.equal(old(image).descriptors, one.descriptors)
+    assert old.config.min_pooled_channels == [0, 0, 0]
+
+
+def test_the_grid_is_that_of_the_loss(monkeypatch):
+    used = []
+    original = superpoint_module.sample_descriptors
+    monkeypatch.setattr(
+        superpoint_module,
+        "sample_descriptors",
+        lambda *args, grid="stretched": used.append(grid) or original(*args, grid=grid),
+    )
+    labels = {
+        "objectness": torch.zeros(2, 6, 8),
+        "location": torch.full((2, 6, 8, 2), torch.nan),
+        "correspondences": torch.rand(1, 5, 2, 2) * 40,
+        "correspondence_mask": torch.ones(1, 5, dtype=torch.bool),
+    }
+    labels["location"][0, 0, 0] = 3.0
+    model(descriptor_grid="centred")(torch.rand(2, 1, 48, 64), labels=labels)
+    assert used == ["centred", "centred"]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"descriptor_grid": "round"}, {"min_pooled_channels": [1, 2]}, {"min_pooled_channels": [9, 0, 0]}]
+)
+def test_settings_that_do_not_exist_are_refused(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        model(**setting)
+
+
+def test_the_last_channels_are_pooled_to_their_minimum():
+    hidden = torch.randn(2, 5, 6, 8)
+    pooled = superpoint_module.pool_cells(hidden, 2)
+    windows = hidden.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
+    assert torch.equal(pooled[:, :3], windows[:, :3].amax(-1))
+    assert torch.equal(pooled[:, 3:], windows[:, 3:].amin(-1))

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 CELL = 8  # pixels a side of the cell that one score vector and one descriptor describe
+DESCRIPTOR_GRIDS = ("stretched", "centred")
 
 
 class SuperPointConfig(PretrainedConfig):
@@ -33,6 +34,11 @@ class SuperPointConfig(PretrainedConfig):
         border_removal_distance: pixels; keypoints nearer to an image border are removed.
         remove_far_borders: remove them at the right and bottom borders too. `False` is what transformers' own
             SuperPoint does (at the left and top only); configurations saved without this field are read as `False`.
+        descriptor_grid: where the map of cells is sampled for a pixel k: "stretched", Magic Leap's, at
+            (k - 3.5) / (8 cells - 4.5) of its length; or "centred", SuperPoint-Open's, where the centres of the cells
+            really lie, (k - 3.5) / 8.
+        min_pooled_channels: of each of the first three encoder blocks, so many last channels are pooled to their
+            minimum: what is left of a batch norm of negative scale, folded (SuperPoint-Open).
         initializer_range: standard deviation of the weights of a new model.
 
     Raises:
@@ -52,6 +58,8 @@ class SuperPointConfig(PretrainedConfig):
         nms_radius: int = 4,
         border_removal_distance: int = 4,
         remove_far_borders: bool = True,
+        descriptor_grid: str = "stretched",
+        min_pooled_channels: Iterable[int] = (0, 0, 0),
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
@@ -64,6 +72,16 @@ class SuperPointConfig(PretrainedConfig):
             raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
         if border_removal_distance < 0:
             raise ValueError(f"border_removal_distance must be at least 0, got {border_removal_distance}")
+        if descriptor_grid not in DESCRIPTOR_GRIDS:
+            raise ValueError(f"descriptor_grid must be one of {DESCRIPTOR_GRIDS}, got {descriptor_grid!r}")
+        self.min_pooled_channels = list(min_pooled_channels)
+        widths = self.encoder_hidden_sizes[:3]
+        if len(self.min_pooled_channels) != 3 or not all(
+            0 <= count <= width for count, width in zip(self.min_pooled_channels, widths)
+        ):
+            raise ValueError(
+                f"min_pooled_channels must be three counts of at most {widths}, got {self.min_pooled_channels}"
+            )
         self.decoder_hidden_size = decoder_hidden_size
         self.keypoint_decoder_dim = keypoint_decoder_dim
         self.descriptor_decoder_dim = descriptor_decoder_dim
@@ -72,6 +90,7 @@ class SuperPointConfig(PretrainedConfig):
         self.nms_radius = nms_radius
         self.border_removal_distance = border_removal_distance
         self.remove_far_borders = remove_far_borders
+        self.descriptor_grid = descriptor_grid
         self.initializer_range = initializer_range
         super().__init__(**kwargs)
 
@@ -181,34 +200,50 @@ def select_keypoints(scores: Tensor, threshold: float, max_keypoints: int, fixed
     return indices, values
 
 
-def sample_descriptors(descriptors: Tensor, keypoints: Tensor, sizes: Tensor | None = None) -> Tensor:
+def sample_descriptors(
+    descriptors: Tensor, keypoints: Tensor, sizes: Tensor | None = None, grid: str = "stretched"
+) -> Tensor:
     """Descriptors at keypoints, bilinear in the map of cells, of unit length.
 
     Args:
         descriptors: `(batch, dim, rows, columns)`, the decoder's output.
         keypoints: `(batch, n, 2)`, pixels (x, y).
         sizes: `(batch, 2)` (rows, columns) of the part of the map that belongs to each image; all of it by default.
+        grid: `config.descriptor_grid`.
 
     Returns:
         `(batch, n, dim)` float32.
 
-    Source: the grid is cvg/LightGlue@1fd587b's, (k - 3.5) / (8 columns - 4.5), which ends in the last cell's centre.
+    Source: the stretched grid is cvg/LightGlue@1fd587b's, (k - 3.5) / (8 columns - 4.5), which ends in the last cell's
+    centre; the centred one rpautrat/SuperPoint@ccf3008's, 2 (k + 0.5) / (8 columns) - 1 without aligned corners.
     """
     rows, columns = descriptors.shape[-2:]
     extent = vector(columns, rows, keypoints.device, keypoints.dtype)
     cells = extent if sizes is None else sizes.flip(-1).to(keypoints.dtype)[:, None]
-    position = (keypoints - 3.5) / (CELL * cells - 4.5) * (cells - 1)
-    grid = position / (extent - 1).clamp(min=1) * 2 - 1
+    if grid == "centred":  # zeros beyond the outer centres shorten a descriptor and do not turn it: so does a clamp
+        position = ((keypoints - 3.5) / CELL).clamp(min=0).minimum(cells - 1)
+    else:
+        position = (keypoints - 3.5) / (CELL * cells - 4.5) * (cells - 1)
+    aligned = position / (extent - 1).clamp(min=1) * 2 - 1
     descriptors = F.normalize(descriptors.float(), dim=1)
-    sampled = F.grid_sample(descriptors, grid[:, None], mode="bilinear", align_corners=True)
+    sampled = F.grid_sample(descriptors, aligned[:, None], mode="bilinear", align_corners=True)
     return F.normalize(sampled[:, :, 0], dim=1).transpose(1, 2)
 
 
-class SuperPointConvBlock(nn.Module):
-    """Two 3x3 convolutions, each followed by ReLU, and a 2x2 max-pooling."""
+def pool_cells(hidden: Tensor, min_pooled: int) -> Tensor:
+    """2x2 max-pooling; of the last `min_pooled` channels min-pooling."""
+    if min_pooled == 0:
+        return F.max_pool2d(hidden, 2)
+    split = hidden.shape[1] - min_pooled
+    return torch.cat([F.max_pool2d(hidden[:, :split], 2), -F.max_pool2d(-hidden[:, split:], 2)], 1)
 
-    def __init__(self, in_channels: int, out_channels: int, pool: bool) -> None:
+
+class SuperPointConvBlock(nn.Module):
+    """Two 3x3 convolutions, each followed by ReLU, and a 2x2 pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int, pool: bool, min_pooled: int = 0) -> None:
         super().__init__()
+        self.min_pooled = min_pooled
         self.conv_a = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.conv_b = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         self.pool = pool
@@ -218,7 +253,7 @@ class SuperPointConvBlock(nn.Module):
             hidden = conv(hidden).relu_()
             if valid is not None:  # the next convolution sees zeros outside each image, as if it were alone
                 hidden = hidden * valid
-        return F.max_pool2d(hidden, 2) if self.pool else hidden
+        return pool_cells(hidden, self.min_pooled) if self.pool else hidden
 
 
 class SuperPointEncoder(nn.Module):
@@ -227,9 +262,11 @@ class SuperPointEncoder(nn.Module):
     def __init__(self, config: SuperPointConfig) -> None:
         super().__init__()
         widths = [1, *config.encoder_hidden_sizes]
+        min_pooled = [*config.min_pooled_channels, 0]
         last = len(widths) - 2
         self.conv_blocks = nn.ModuleList(
-            SuperPointConvBlock(widths[i], widths[i + 1], pool=i < last) for i in range(last + 1)
+            SuperPointConvBlock(widths[i], widths[i + 1], pool=i < last, min_pooled=min_pooled[i])
+            for i in range(last + 1)
         )
 
     def forward(self, hidden: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -287,7 +324,7 @@ class CheckedLoading:
         """
         where = pretrained_model_name_or_path
         if kwargs.pop("use_safetensors", None) is False:
-            raise ValueError("use_safetensors=False: only safetensors are read; lightglue_hf.conversion reads others")
+            raise ValueError("use_safetensors=False: only safetensors are read; `lightglue-hf convert` reads others")
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"use_safetensors": True, "output_loading_info": True}
         try:
@@ -297,7 +334,7 @@ class CheckedLoading:
         except OSError as error:
             if "safetensors" not in str(error):
                 raise
-            raise OSError(f"{error} Only safetensors are read: lightglue_hf.conversion converts pickles.") from error
+            raise OSError(f"{error} Only safetensors are read: `lightglue-hf convert` converts pickles.") from error
         if wants_info:
             return model, info
         faults = [
@@ -402,7 +439,7 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
 
         states = hidden_states if output_hidden_states else None
         if labels is not None:
-            loss = superpoint_loss(logits, descriptor_map, **labels)
+            loss = superpoint_loss(logits, descriptor_map, **labels, grid=config.descriptor_grid)
             outputs = SuperPointKeypointDescriptionOutput(loss=loss, hidden_states=states)
             return outputs if return_dict else outputs.to_tuple()
 
@@ -414,7 +451,7 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
         indices, values = select_keypoints(scores, config.keypoint_threshold, config.max_keypoints, fixed_shapes)
         mask = values > 0
         keypoints = torch.stack([indices % (CELL * columns), indices // (CELL * columns)], -1).float()
-        descriptors = sample_descriptors(descriptor_map, keypoints, cells) * mask[..., None]
+        descriptors = sample_descriptors(descriptor_map, keypoints, cells, config.descriptor_grid) * mask[..., None]
 
         outputs = SuperPointKeypointDescriptionOutput(
             keypoints=keypoints / vector(width, height, keypoints.device) * mask[..., None],
@@ -452,6 +489,7 @@ def superpoint_loss(
     correspondences: Tensor,
     correspondence_mask: Tensor,
     descriptor_scale: Tensor | float = 20.0,
+    grid: str = "stretched",
 ) -> Tensor:
     """Objectness + 2 location + descriptors, for pairs of images (2i, 2i + 1).
 
@@ -466,6 +504,7 @@ def superpoint_loss(
         correspondences: `(batch / 2, n, 2, 2)`, (x, y) pixels of the same point in image 0 and image 1.
         correspondence_mask: `(batch / 2, n)` bool, `False` for padding.
         descriptor_scale: factor of the cosine similarities.
+        grid: `config.descriptor_grid`.
     """
     z = logits[:, :-1].logsumexp(1) - logits[:, -1]
     known = objectness >= 0
@@ -481,8 +520,8 @@ def superpoint_loss(
     location_loss = -(target * log_q).sum(1).sum() / max(len(log_q), 1)
 
     points0, points1 = correspondences.unbind(2)
-    descriptors0 = sample_descriptors(descriptor_map[0::2], points0)
-    descriptors1 = sample_descriptors(descriptor_map[1::2], points1)
+    descriptors0 = sample_descriptors(descriptor_map[0::2], points0, grid=grid)
+    descriptors1 = sample_descriptors(descriptor_map[1::2], points1, grid=grid)
     similarity = descriptor_scale * descriptors0 @ descriptors1.transpose(1, 2)
     # near another's match a descriptor cannot, and need not, differ: within 6 pixels in either view
     near = (torch.cdist(points0, points0) < 6) | (torch.cdist(points1, points1) < 6)
