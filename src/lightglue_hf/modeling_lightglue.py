@@ -474,7 +474,8 @@ class Points:
 
     def kept(self, keep: Tensor, count: int, padded: bool) -> "Points":
         """The points `keep` `(pairs, 2, k)` alone, in their order, in `count` columns."""
-        order = (~keep).to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]
+        columns = torch.arange(keep.shape[-1], device=keep.device)
+        order = torch.where(keep, columns, columns + keep.shape[-1]).argsort(dim=-1)[..., :count]
 
         def gather(x: Tensor) -> Tensor:
             return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1]))
@@ -482,6 +483,16 @@ class Points:
         mask = keep.gather(2, order) if padded else None
         index = self.index.gather(2, order)
         return Points(self.pair, index, mask, gather(self.descriptors), gather(self.cos), gather(self.sin))
+
+    def in_columns(self, matches: Tensor, scores: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Matches of these points, and scores, `(pairs, 2, k)`, in the batch's columns, `(pairs, 2, n)`."""
+        partners = self.index.flip(1).gather(2, matches.clamp(min=0))
+        matches = torch.where(matches >= 0, partners, -1)
+        shape = (*matches.shape[:2], n)
+        return (
+            matches.new_full(shape, -1).scatter(2, self.index, matches),
+            scores.new_zeros(shape).scatter(2, self.index, scores),
+        )
 
 
 @dataclass
@@ -615,7 +626,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 f"got shape {tuple(pixel_values.shape)}"
             )
         self._refuse_non_finite(pixel_values=pixel_values)
-        shape, (height, width) = pixel_values.shape[:-3], pixel_values.shape[-2:]
+        height, width = pixel_values.shape[-2:]
+        images = (-1, 2) if pixel_values.ndim == 5 else (-1,)  # a size in numbers would be a constant of exported graphs
         pixels = pixel_values.reshape(-1, *pixel_values.shape[-3:])
         parameters = inspect.signature(self.keypoint_detector.forward).parameters
         detector_config = self.config.keypoint_detector_config
@@ -627,16 +639,16 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         relative, scores, descriptors, mask = self.keypoint_detector(pixels, return_dict=False, **options)[:4]
         keypoints = relative.float() * vector(width, height, relative.device)
         if image_sizes is None:
-            image_sizes = vector(height, width, pixels.device).expand(*shape, 2)
+            image_sizes = vector(height, width, pixels.device).expand(*pixel_values.shape[:-3], 2)
         elif "image_sizes" not in options:  # a detector that does not know of padding: drop what it found there
             size = image_sizes.reshape(-1, 1, 2).flip(-1)
             mask = mask * (keypoints < size).all(-1)
         return KeypointFeatures(
-            keypoints=keypoints.unflatten(0, shape),
-            descriptors=descriptors.unflatten(0, shape),
-            mask=mask.int().unflatten(0, shape),
+            keypoints=keypoints.unflatten(0, images),
+            descriptors=descriptors.unflatten(0, images),
+            mask=mask.int().unflatten(0, images),
             image_sizes=image_sizes,
-            scores=scores.unflatten(0, shape),
+            scores=scores.unflatten(0, images),
         )
 
     def match_features(
@@ -777,14 +789,13 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         return self.config.depth_confidence <= 0 and self.config.width_confidence <= 0
 
     def _run_layer(self, i: int, points: Points, record: Record) -> None:
-        pairs = points.pair.shape[0]  # len() would make it a constant of an exported graph
         mask = None if points.mask is None else points.mask.flatten(0, 1)
         rotary = points.cos.flatten(0, 1), points.sin.flatten(0, 1)
         hidden, states, attentions = self.transformer_layers[i](
             points.descriptors.flatten(0, 1), rotary, mask, record.attentions is not None
         )
         record.add(states, attentions)
-        points.descriptors = hidden.unflatten(0, (pairs, 2))
+        points.descriptors = hidden.unflatten(0, (-1, 2))
 
     def _match_all_layers(self, points: Points, valid: Tensor, record: Record) -> Result:
         """Static mode: every pair and point through every layer."""
@@ -803,41 +814,57 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def _match_adaptively(self, points: Points, valid: Tensor, record: Record) -> Result:
         """Stop each pair when it is confident and prune its points on the way."""
         config = self.config
-        layers, depth, width = config.num_hidden_layers, config.depth_confidence, config.width_confidence
+        layers = config.num_hidden_layers
         initial = valid.sum((1, 2))
-        outputs = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=layers if width <= 0 else 1)
+        prune = layers if config.width_confidence <= 0 else 1
+        outputs = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=prune)
         points = self._drop_empty_pairs(points, valid, outputs, stop=1)
         for i in range(layers - 1):
             if len(points.pair) == 0:
                 return outputs
             self._run_layer(i, points, record)
             keep = torch.ones_like(points.index, dtype=torch.bool) if points.mask is None else points.mask
-            stopped = torch.zeros_like(points.pair, dtype=torch.bool)
-            important = torch.zeros_like(keep)
-            threshold = confidence_threshold(i, layers)
-            if depth > 0:
-                confidence = self.token_confidence[i](points.descriptors).sigmoid()
-                unsure = ((confidence < threshold) & keep).sum((1, 2))
-                stopped = 1 - unsure / initial[points.pair] > depth
-                important = confidence <= threshold
-            if width > 0:
-                assignment_layer: Any = self.match_assignment_layers[i]
-                important = important | ~assignment_layer.unmatchable(points.descriptors, width)
-                pruned = keep.sum(-1, keepdim=True) > config.pruning_min_keypoints
-                important = important | ~pruned
-                survived = (important & keep & pruned & ~stopped[:, None, None]).to(outputs.prune.dtype)
-                outputs.prune[points.pair] = outputs.prune[points.pair].scatter_add(2, points.index, survived)
-            else:
-                important = torch.ones_like(keep)
+            stopped, important, survived = self._judge(points.descriptors, keep, initial[points.pair], i)
+            prune = outputs.prune[points.pair].scatter_add(2, points.index, survived.to(outputs.prune.dtype))
+            outputs.prune[points.pair] = prune
             if stopped.any():
                 self._assign(points.of_pairs(stopped), i, outputs)
                 outputs.stop[points.pair[stopped]] = i + 1
-                points, keep, important = points.of_pairs(~stopped), keep[~stopped], important[~stopped]
-            points = self._drop_empty_pairs(points, keep & important, outputs, stop=i + 2)
+                points, important = points.of_pairs(~stopped), important[~stopped]
+            points = self._drop_empty_pairs(points, important, outputs, stop=i + 2)
         if len(points.pair):
             self._run_layer(layers - 1, points, record)
             self._assign(points, layers - 1, outputs)
         return outputs
+
+    def _judge(self, descriptors: Tensor, keep: Tensor, initial: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What layer `i`, not the last, says of pairs and their points.
+
+        Args:
+            descriptors: `(pairs, 2, k, width)` after the layer.
+            keep: `(pairs, 2, k)` bool, `False` for padding.
+            initial: `(pairs,)`, how many points each pair began with.
+
+        Returns:
+            The pairs that stop, `(pairs,)` bool; the points that the others keep; and those of them that survived a
+            round of pruning, both `(pairs, 2, k)` bool.
+        """
+        config = self.config
+        stopped = torch.zeros_like(initial, dtype=torch.bool)
+        important = torch.zeros_like(keep)
+        threshold = confidence_threshold(i, config.num_hidden_layers)
+        if config.depth_confidence > 0:
+            confidence = self.token_confidence[i](descriptors).sigmoid()
+            unsure = ((confidence < threshold) & keep).sum((1, 2))
+            stopped = 1 - unsure / initial > config.depth_confidence
+            important = confidence <= threshold
+        if config.width_confidence <= 0:
+            return stopped, keep, torch.zeros_like(keep)
+        assignment_layer: Any = self.match_assignment_layers[i]
+        important = important | ~assignment_layer.unmatchable(descriptors, config.width_confidence)
+        pruned = keep.sum(-1, keepdim=True) > config.pruning_min_keypoints
+        important = keep & (important | ~pruned)
+        return stopped, important, important & pruned & ~stopped[:, None, None]
 
     def _drop_empty_pairs(self, points: Points, keep: Tensor, outputs: Result, stop: int) -> Points:
         """The points `keep` alone. A pair that has none left in an image has no matches: it stops."""
@@ -855,14 +882,10 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
 
     def _assign(self, points: Points, i: int, outputs: Result) -> None:
         """Match what is left of the pairs after layer `i`; indices go back to the batch's columns."""
-        matches, scores = self.match_assignment_layers[i](points.descriptors, points.mask).matches(
-            self.config.filter_threshold
-        )
-        partners = points.index.flip(1).gather(2, matches.clamp(min=0))
-        matches = torch.where(matches >= 0, partners, -1)
-        outputs.matches[points.pair] = outputs.matches[points.pair].scatter(2, points.index, matches)
-        scores = scores.to(outputs.matching_scores.dtype)
-        outputs.matching_scores[points.pair] = outputs.matching_scores[points.pair].scatter(2, points.index, scores)
+        assignment = self.match_assignment_layers[i](points.descriptors, points.mask)
+        matches, scores = assignment.matches(self.config.filter_threshold)
+        outputs.matches[points.pair], scores = points.in_columns(matches, scores, outputs.matches.shape[-1])
+        outputs.matching_scores[points.pair] = scores.to(outputs.matching_scores.dtype)
 
     def _loss(self, points: Points, labels: Tensor, record: Record) -> Tensor:
         """Assignment loss of every layer, and of the token confidences, which changes nothing but them.
