@@ -23,6 +23,7 @@ from .configuration_lightglue import LightGlueConfig
 from .detectors.superpoint import CheckedLoading, vector
 
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
+BEHIND = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
 UNMATCHED, IGNORED = -1, -2  # in labels
 
 
@@ -352,19 +353,7 @@ class LightGlueMatchAssignmentLayer(nn.Module):
             descriptors: `(pairs, 2, n, width)`.
             mask: `(pairs, 2, n)` bool; `None` if there is no padding.
         """
-        projected = self.final_projection(descriptors) / descriptors.shape[-1] ** 0.25
-        similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
-        matchability = self.matchability(descriptors).squeeze(-1).float()
-        certainty = F.logsigmoid(matchability)
-        if mask is not None:
-            excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
-            similarity = similarity.masked_fill(excluded, MASKED)
-        row_offset = certainty[:, 0] - similarity.logsumexp(2)
-        column_offset = certainty[:, 1] - similarity.logsumexp(1)
-        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
-        if mask is not None:
-            log_p = log_p.masked_fill(excluded, -math.inf)
-        return Assignment(log_p, matchability, mask)
+        return Assignment.of(self.final_projection(descriptors), self.matchability(descriptors), mask)
 
     def unmatchable(self, descriptors: Tensor, width_confidence: float) -> Tensor:
         """The points that are unmatchable with at least that confidence."""
@@ -385,11 +374,30 @@ class Assignment:
     matchability: Tensor
     mask: Tensor | None
 
+    @classmethod
+    def of(cls, projected: Tensor, matchability: Tensor, mask: Tensor | None) -> "Assignment":
+        """From the projections `(pairs, 2, n, width)` and matchabilities `(pairs, 2, n, 1)` of the points."""
+        projected = projected / projected.shape[-1] ** 0.25
+        similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
+        matchability = matchability.squeeze(-1).float()
+        certainty = F.logsigmoid(matchability)
+        if mask is not None:
+            excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
+            similarity = similarity.masked_fill(excluded, MASKED)
+        row_offset = certainty[:, 0] - similarity.logsumexp(2)
+        column_offset = certainty[:, 1] - similarity.logsumexp(1)
+        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
+        if mask is not None:
+            log_p = log_p.masked_fill(excluded, -math.inf)
+        return cls(log_p, matchability, mask)
+
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
         """Mutually best pairs: matches `(pairs, 2, n)`, -1 for none or not above the threshold, and their scores."""
         best, matches0 = self.log_p.max(2)
         matches1 = self.log_p.argmax(1)
-        indices = torch.arange(self.log_p.shape[1], device=self.log_p.device)
+        # of the mask, if there is one: ONNX's exporter takes the other's number of points for a constant
+        n = (self.matchability if self.mask is None else self.mask).shape[2]
+        indices = torch.arange(n, device=self.log_p.device)
         mutual0 = matches1.gather(1, matches0) == indices
         mutual1 = matches0.gather(1, matches1) == indices
         scores0 = best.exp() * mutual0
@@ -474,8 +482,7 @@ class Points:
 
     def kept(self, keep: Tensor, count: int, padded: bool) -> "Points":
         """The points `keep` `(pairs, 2, k)` alone, in their order, in `count` columns."""
-        columns = torch.arange(keep.shape[-1], device=keep.device)
-        order = torch.where(keep, columns, columns + keep.shape[-1]).argsort(dim=-1)[..., :count]
+        order = torch.where(keep, self.index, self.index + BEHIND).argsort(dim=-1)[..., :count]
 
         def gather(x: Tensor) -> Tensor:
             return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1]))
@@ -627,12 +634,15 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             )
         self._refuse_non_finite(pixel_values=pixel_values)
         height, width = pixel_values.shape[-2:]
-        images = (-1, 2) if pixel_values.ndim == 5 else (-1,)  # a size in numbers would be a constant of exported graphs
+        images = (
+            (-1, 2) if pixel_values.ndim == 5 else (-1,)
+        )  # a size in numbers would be a constant of exported graphs
         pixels = pixel_values.reshape(-1, *pixel_values.shape[-3:])
         parameters = inspect.signature(self.keypoint_detector.forward).parameters
         detector_config = self.config.keypoint_detector_config
         options: dict[str, Any] = {}
-        if "fixed_shapes" in parameters and self._is_static() and detector_config.max_keypoints >= 0:
+        fixed = self._is_static() or torch.jit.is_tracing()  # a traced graph has one number of keypoints
+        if "fixed_shapes" in parameters and fixed and detector_config.max_keypoints >= 0:
             options["fixed_shapes"] = True
         if image_sizes is not None and "image_sizes" in parameters:
             options["image_sizes"] = image_sizes.reshape(-1, 2)
@@ -695,26 +705,12 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             mask = mask.bool()
             if not self._is_static() and bool(mask.all()):
                 mask = None
-        positions = normalize_keypoints(keypoints, mask, image_sizes)
-        if scales is not None and orientations is not None:
-            positions = torch.cat([positions, scales[..., None].float(), orientations[..., None].float()], -1)
-        cos, sin = self.positional_encoder(positions)
-        weight = self.positional_encoder.projector.weight
-        hidden = self.input_projection(descriptors.to(weight.dtype))
-        batch, _, n, _ = keypoints.shape
-        points = Points(
-            pair=torch.arange(batch, device=keypoints.device),
-            index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
-            mask=mask,
-            descriptors=hidden,
-            cos=cos,
-            sin=sin,
-        )
+        points = self._points(keypoints, descriptors, mask, image_sizes, scales, orientations)
         record = Record(output_hidden_states, output_attentions)
         loss = result = None
         if labels is not None:
             loss = self._loss(points, labels, record)
-        elif self._is_static() or n == 0:
+        elif self._is_static() or keypoints.shape[2] == 0:
             result = self._match_all_layers(points, mask_output.bool(), record)
         else:
             result = self._match_adaptively(points, mask_output.bool(), record)
@@ -787,6 +783,30 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def _is_static(self) -> bool:
         """No stopping and no pruning: shapes do not depend on values, and nothing waits for the device."""
         return self.config.depth_confidence <= 0 and self.config.width_confidence <= 0
+
+    def _points(
+        self,
+        keypoints: Tensor,
+        descriptors: Tensor,
+        mask: Tensor | None,
+        image_sizes: Tensor | None,
+        scales: Tensor | None = None,
+        orientations: Tensor | None = None,
+    ) -> Points:
+        """The points as the first layer takes them, all of all pairs."""
+        positions = normalize_keypoints(keypoints, mask, image_sizes)
+        if scales is not None and orientations is not None:
+            positions = torch.cat([positions, scales[..., None].float(), orientations[..., None].float()], -1)
+        cos, sin = self.positional_encoder(positions)
+        batch, _, n, _ = keypoints.shape
+        return Points(
+            pair=torch.arange(batch, device=keypoints.device),
+            index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
+            mask=mask,
+            descriptors=self.input_projection(descriptors.to(self.positional_encoder.projector.weight.dtype)),
+            cos=cos,
+            sin=sin,
+        )
 
     def _run_layer(self, i: int, points: Points, record: Record) -> None:
         mask = None if points.mask is None else points.mask.flatten(0, 1)
