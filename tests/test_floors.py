@@ -42,8 +42,8 @@ FLOORS = {
 LOOKS_UP = {("image_processing_lightglue", "visualization")}
 
 HEAVY = set(
-    "accelerate cv2 gradio h5py matplotlib onnx onnxruntime onnxscript openvino optimum poselib pycolmap ray skimage"
-    " torchvision".split()
+    "accelerate cv2 gradio h5py matplotlib nncf onnx onnxruntime onnxscript openvino optimum poselib pycolmap ray"
+    " skimage torchvision".split()
 )
 
 # The models compute with tensors: no pictures, paths, environment or network.

@@ -1,4 +1,4 @@
-"""The command `lightglue-hf`: match two photos, evaluate, train, look at the training data, convert checkpoints.
+"""The command `lightglue-hf`: match two photos, evaluate, train, look at the training data, convert, export.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
@@ -6,6 +6,7 @@
     lightglue-hf train detector --output_dir runs/detector
     lightglue-hf show-data -o grid.png
     lightglue-hf convert superpoint_lightglue.pth superpoint_lightglue --superpoint superpoint_v1.pth
+    lightglue-hf export openvino tiny exported
 
 Errors are one line on the standard error stream, and the exit status 2.
 """
@@ -185,6 +186,30 @@ def convert(args: argparse.Namespace) -> None:
         checkpoint_files.convert(args.source, args.out, args.superpoint, args.verify)
     if args.push_to_hub:
         checkpoint_files.push_to_hub(args.out, args.push_to_hub, args.private)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write graphs for ONNX Runtime or OpenVINO, and print how they compare with PyTorch."""
+    from .export import ExportOptions, export
+
+    options = ExportOptions(
+        parts=tuple(args.part),
+        batch_size=args.batch_size,
+        height=args.height,
+        width=args.width,
+        num_keypoints=args.num_keypoints,
+        adaptive=args.adaptive,
+        weight_format=args.weight_format,
+        calibration=args.calibration,
+        num_samples=args.num_samples,
+        opset=args.opset,
+        validate=args.validate,
+    )
+    model = bundled_checkpoint(args.model) if args.model == BUNDLED else Path(args.model).expanduser()
+    start = time.perf_counter()
+    for result in export(model if model.is_dir() else args.model, args.output, args.format, options):
+        print(result)
+    print(f"wrote {args.output} in {time.perf_counter() - start:.1f} s")
 
 
 def _match(images: list[Image], args: argparse.Namespace) -> Matches:
@@ -423,6 +448,29 @@ def _parser() -> Parser:
     parser_convert.add_argument("--push-to-hub", metavar="REPO", help="upload the directory to the Hub")
     parser_convert.add_argument("--private", action="store_true", help="create a private repository")
     parser_convert.set_defaults(run=convert)
+
+    help_export = "write graphs for ONNX Runtime or OpenVINO"
+    parser_export = commands.add_parser("export", help=help_export, epilog="docs/export.md describes the graphs.")
+    parser_export.add_argument("format", choices=("onnx", "openvino"))
+    parser_export.add_argument("model", metavar="MODEL", help=f'"{BUNDLED}", a directory or a name on the Hub')
+    parser_export.add_argument("output", type=Path, metavar="OUT", help="directory")
+    parser_export.add_argument("-b", "--batch-size", type=int, default=0, metavar="N", help="pairs; 0: any (default)")
+    parser_export.add_argument("--height", type=int, default=0, metavar="N", help="of the images; 0: any (default)")
+    parser_export.add_argument("--width", type=int, default=0, metavar="N", help="of the images; 0: any (default)")
+    help_keypoints = "keypoints of an image, fewer are padded; default: the model's maximum, or 1024"
+    parser_export.add_argument("--num-keypoints", type=_count, metavar="N", help=help_keypoints)
+    help_part = "one or several; default: pipeline"
+    parts = ("pipeline", "detector", "matcher")
+    parser_export.add_argument("--part", nargs="+", choices=parts, default=parts[:1], help=help_part)
+    parser_export.add_argument("--adaptive", action="store_true", help="stop early and prune points; one pair a run")
+    parser_export.add_argument("--weight-format", choices=("fp32", "fp16", "int8"), default="fp32")
+    help_calibration = "quantise activations too, by the photos in this folder (openvino)"
+    parser_export.add_argument("--calibration", metavar="PHOTOS", help=help_calibration)
+    parser_export.add_argument("--num-samples", type=_count, default=100, metavar="N", help="pairs of those photos")
+    parser_export.add_argument("--opset", type=_count, default=18, metavar="N", help="of ONNX")
+    help_validate = "compare every graph with PyTorch, and fail where they differ (default)"
+    parser_export.add_argument("--validate", action=argparse.BooleanOptionalAction, default=True, help=help_validate)
+    parser_export.set_defaults(run=export)
     return parser
 
 

@@ -24,6 +24,7 @@ from .configuration_lightglue import LightGlueConfig
 from .detectors.superpoint import CheckedLoading, vector
 
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
+BEHIND = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
 UNMATCHED, IGNORED = -1, -2  # in labels
 
 
@@ -353,19 +354,7 @@ class LightGlueMatchAssignmentLayer(nn.Module):
             descriptors: `(pairs, 2, n, width)`.
             mask: `(pairs, 2, n)` bool; `None` if there is no padding.
         """
-        projected = self.final_projection(descriptors) / descriptors.shape[-1] ** 0.25
-        similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
-        matchability = self.matchability(descriptors).squeeze(-1).float()
-        certainty = F.logsigmoid(matchability)
-        if mask is not None:
-            excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
-            similarity = similarity.masked_fill(excluded, MASKED)
-        row_offset = certainty[:, 0] - similarity.logsumexp(2)
-        column_offset = certainty[:, 1] - similarity.logsumexp(1)
-        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
-        if mask is not None:
-            log_p = log_p.masked_fill(excluded, -math.inf)
-        return Assignment(log_p, matchability, mask)
+        return Assignment.of(self.final_projection(descriptors), self.matchability(descriptors), mask)
 
     def unmatchable(self, descriptors: Tensor, width_confidence: float) -> Tensor:
         """The points that are unmatchable with at least that confidence."""
@@ -386,11 +375,30 @@ class Assignment:
     matchability: Tensor
     mask: Tensor | None
 
+    @classmethod
+    def of(cls, projected: Tensor, matchability: Tensor, mask: Tensor | None) -> "Assignment":
+        """From the projections `(pairs, 2, n, width)` and matchabilities `(pairs, 2, n, 1)` of the points."""
+        projected = projected / projected.shape[-1] ** 0.25
+        similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
+        matchability = matchability.squeeze(-1).float()
+        certainty = F.logsigmoid(matchability)
+        if mask is not None:
+            excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
+            similarity = similarity.masked_fill(excluded, MASKED)
+        row_offset = certainty[:, 0] - similarity.logsumexp(2)
+        column_offset = certainty[:, 1] - similarity.logsumexp(1)
+        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
+        if mask is not None:
+            log_p = log_p.masked_fill(excluded, -math.inf)
+        return cls(log_p, matchability, mask)
+
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
         """Mutually best pairs: matches `(pairs, 2, n)`, -1 for none or not above the threshold, and their scores."""
         best, matches0 = self.log_p.max(2)
         matches1 = self.log_p.argmax(1)
-        indices = torch.arange(self.log_p.shape[1], device=self.log_p.device)
+        # of the mask, if there is one: ONNX's exporter takes the other's number of points for a constant
+        n = (self.matchability if self.mask is None else self.mask).shape[2]
+        indices = torch.arange(n, device=self.log_p.device)
         mutual0 = matches1.gather(1, matches0) == indices
         mutual1 = matches0.gather(1, matches1) == indices
         scores0 = best.exp() * mutual0
@@ -475,7 +483,7 @@ class Points:
 
     def kept(self, keep: Tensor, count: int, padded: bool) -> "Points":
         """The points `keep` `(pairs, 2, k)` alone, in their order, in `count` columns."""
-        order = (~keep).to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]
+        order = torch.where(keep, self.index, self.index + BEHIND).argsort(dim=-1)[..., :count]
 
         def gather(x: Tensor) -> Tensor:
             return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1]))
@@ -483,6 +491,16 @@ class Points:
         mask = keep.gather(2, order) if padded else None
         index = self.index.gather(2, order)
         return Points(self.pair, index, mask, gather(self.descriptors), gather(self.cos), gather(self.sin))
+
+    def in_columns(self, matches: Tensor, scores: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Matches of these points, and scores, `(pairs, 2, k)`, in the batch's columns, `(pairs, 2, n)`."""
+        partners = self.index.flip(1).gather(2, matches.clamp(min=0))
+        matches = torch.where(matches >= 0, partners, -1)
+        shape = (*matches.shape[:2], n)
+        return (
+            matches.new_full(shape, -1).scatter(2, self.index, matches),
+            scores.new_zeros(shape).scatter(2, self.index, scores),
+        )
 
 
 @dataclass
@@ -620,28 +638,32 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 f"got shape {tuple(pixel_values.shape)}"
             )
         self._refuse_non_finite(pixel_values=pixel_values)
-        shape, (height, width) = pixel_values.shape[:-3], pixel_values.shape[-2:]
+        height, width = pixel_values.shape[-2:]
+        images = (
+            (-1, 2) if pixel_values.ndim == 5 else (-1,)
+        )  # a size in numbers would be a constant of exported graphs
         pixels = pixel_values.reshape(-1, *pixel_values.shape[-3:])
         parameters = inspect.signature(self.keypoint_detector.forward).parameters
         detector_config = self.config.keypoint_detector_config
         options: dict[str, Any] = {}
-        if "fixed_shapes" in parameters and self._is_static() and detector_config.max_keypoints >= 0:
+        fixed = self._is_static() or torch.jit.is_tracing()  # a traced graph has one number of keypoints
+        if "fixed_shapes" in parameters and fixed and detector_config.max_keypoints >= 0:
             options["fixed_shapes"] = True
         if image_sizes is not None and "image_sizes" in parameters:
             options["image_sizes"] = image_sizes.reshape(-1, 2)
         relative, scores, descriptors, mask = self.keypoint_detector(pixels, return_dict=False, **options)[:4]
         keypoints = relative.float() * vector(width, height, relative.device)
         if image_sizes is None:
-            image_sizes = vector(height, width, pixels.device).expand(*shape, 2)
+            image_sizes = vector(height, width, pixels.device).expand(*pixel_values.shape[:-3], 2)
         elif "image_sizes" not in options:  # a detector that does not know of padding: drop what it found there
             size = image_sizes.reshape(-1, 1, 2).flip(-1)
             mask = mask * (keypoints < size).all(-1)
         return KeypointFeatures(
-            keypoints=keypoints.unflatten(0, shape),
-            descriptors=descriptors.unflatten(0, shape),
-            mask=mask.int().unflatten(0, shape),
+            keypoints=keypoints.unflatten(0, images),
+            descriptors=descriptors.unflatten(0, images),
+            mask=mask.int().unflatten(0, images),
             image_sizes=image_sizes,
-            scores=scores.unflatten(0, shape),
+            scores=scores.unflatten(0, images),
         )
 
     def match_features(
@@ -688,26 +710,12 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             mask = mask.bool()
             if not self._is_static() and bool(mask.all()):
                 mask = None
-        positions = normalize_keypoints(keypoints, mask, image_sizes)
-        if scales is not None and orientations is not None:
-            positions = torch.cat([positions, scales[..., None].float(), orientations[..., None].float()], -1)
-        cos, sin = self.positional_encoder(positions)
-        weight = self.positional_encoder.projector.weight
-        hidden = self.input_projection(descriptors.to(weight.dtype))
-        batch, _, n, _ = keypoints.shape
-        points = Points(
-            pair=torch.arange(batch, device=keypoints.device),
-            index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
-            mask=mask,
-            descriptors=hidden,
-            cos=cos,
-            sin=sin,
-        )
+        points = self._points(keypoints, descriptors, mask, image_sizes, scales, orientations)
         record = Record(output_hidden_states, output_attentions)
         loss = result = None
         if labels is not None:
             loss = self._loss(points, labels, record)
-        elif self._is_static() or n == 0:
+        elif self._is_static() or keypoints.shape[2] == 0:
             result = self._match_all_layers(points, mask_output.bool(), record)
         else:
             result = self._match_adaptively(points, mask_output.bool(), record)
@@ -781,15 +789,38 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         """No stopping and no pruning: shapes do not depend on values, and nothing waits for the device."""
         return self.config.depth_confidence <= 0 and self.config.width_confidence <= 0
 
+    def _points(
+        self,
+        keypoints: Tensor,
+        descriptors: Tensor,
+        mask: Tensor | None,
+        image_sizes: Tensor | None,
+        scales: Tensor | None = None,
+        orientations: Tensor | None = None,
+    ) -> Points:
+        """The points as the first layer takes them, all of all pairs."""
+        positions = normalize_keypoints(keypoints, mask, image_sizes)
+        if scales is not None and orientations is not None:
+            positions = torch.cat([positions, scales[..., None].float(), orientations[..., None].float()], -1)
+        cos, sin = self.positional_encoder(positions)
+        batch, _, n, _ = keypoints.shape
+        return Points(
+            pair=torch.arange(batch, device=keypoints.device),
+            index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
+            mask=mask,
+            descriptors=self.input_projection(descriptors.to(self.positional_encoder.projector.weight.dtype)),
+            cos=cos,
+            sin=sin,
+        )
+
     def _run_layer(self, i: int, points: Points, record: Record) -> None:
-        pairs = points.pair.shape[0]  # len() would make it a constant of an exported graph
         mask = None if points.mask is None else points.mask.flatten(0, 1)
         rotary = points.cos.flatten(0, 1), points.sin.flatten(0, 1)
         hidden, states, attentions = self.transformer_layers[i](
             points.descriptors.flatten(0, 1), rotary, mask, record.attentions is not None
         )
         record.add(states, attentions)
-        points.descriptors = hidden.unflatten(0, (pairs, 2))
+        points.descriptors = hidden.unflatten(0, (-1, 2))
 
     def _match_all_layers(self, points: Points, valid: Tensor, record: Record) -> Result:
         """Static mode: every pair and point through every layer."""
@@ -808,41 +839,57 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def _match_adaptively(self, points: Points, valid: Tensor, record: Record) -> Result:
         """Stop each pair when it is confident and prune its points on the way."""
         config = self.config
-        layers, depth, width = config.num_hidden_layers, config.depth_confidence, config.width_confidence
+        layers = config.num_hidden_layers
         initial = valid.sum((1, 2))
-        outputs = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=layers if width <= 0 else 1)
+        prune = layers if config.width_confidence <= 0 else 1
+        outputs = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=prune)
         points = self._drop_empty_pairs(points, valid, outputs, stop=1)
         for i in range(layers - 1):
             if len(points.pair) == 0:
                 return outputs
             self._run_layer(i, points, record)
             keep = torch.ones_like(points.index, dtype=torch.bool) if points.mask is None else points.mask
-            stopped = torch.zeros_like(points.pair, dtype=torch.bool)
-            important = torch.zeros_like(keep)
-            threshold = confidence_threshold(i, layers)
-            if depth > 0:
-                confidence = self.token_confidence[i](points.descriptors).sigmoid()
-                unsure = ((confidence < threshold) & keep).sum((1, 2))
-                stopped = 1 - unsure / initial[points.pair] > depth
-                important = confidence <= threshold
-            if width > 0:
-                assignment_layer: Any = self.match_assignment_layers[i]
-                important = important | ~assignment_layer.unmatchable(points.descriptors, width)
-                pruned = keep.sum(-1, keepdim=True) > config.pruning_min_keypoints
-                important = important | ~pruned
-                survived = (important & keep & pruned & ~stopped[:, None, None]).to(outputs.prune.dtype)
-                outputs.prune[points.pair] = outputs.prune[points.pair].scatter_add(2, points.index, survived)
-            else:
-                important = torch.ones_like(keep)
+            stopped, important, survived = self._judge(points.descriptors, keep, initial[points.pair], i)
+            prune = outputs.prune[points.pair].scatter_add(2, points.index, survived.to(outputs.prune.dtype))
+            outputs.prune[points.pair] = prune
             if stopped.any():
                 self._assign(points.of_pairs(stopped), i, outputs)
                 outputs.stop[points.pair[stopped]] = i + 1
-                points, keep, important = points.of_pairs(~stopped), keep[~stopped], important[~stopped]
-            points = self._drop_empty_pairs(points, keep & important, outputs, stop=i + 2)
+                points, important = points.of_pairs(~stopped), important[~stopped]
+            points = self._drop_empty_pairs(points, important, outputs, stop=i + 2)
         if len(points.pair):
             self._run_layer(layers - 1, points, record)
             self._assign(points, layers - 1, outputs)
         return outputs
+
+    def _judge(self, descriptors: Tensor, keep: Tensor, initial: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What layer `i`, not the last, says of pairs and their points.
+
+        Args:
+            descriptors: `(pairs, 2, k, width)` after the layer.
+            keep: `(pairs, 2, k)` bool, `False` for padding.
+            initial: `(pairs,)`, how many points each pair began with.
+
+        Returns:
+            The pairs that stop, `(pairs,)` bool; the points that the others keep; and those of them that survived a
+            round of pruning, both `(pairs, 2, k)` bool.
+        """
+        config = self.config
+        stopped = torch.zeros_like(initial, dtype=torch.bool)
+        important = torch.zeros_like(keep)
+        threshold = confidence_threshold(i, config.num_hidden_layers)
+        if config.depth_confidence > 0:
+            confidence = self.token_confidence[i](descriptors).sigmoid()
+            unsure = ((confidence < threshold) & keep).sum((1, 2))
+            stopped = 1 - unsure / initial > config.depth_confidence
+            important = confidence <= threshold
+        if config.width_confidence <= 0:
+            return stopped, keep, torch.zeros_like(keep)
+        assignment_layer: Any = self.match_assignment_layers[i]
+        important = important | ~assignment_layer.unmatchable(descriptors, config.width_confidence)
+        pruned = keep.sum(-1, keepdim=True) > config.pruning_min_keypoints
+        important = keep & (important | ~pruned)
+        return stopped, important, important & pruned & ~stopped[:, None, None]
 
     def _drop_empty_pairs(self, points: Points, keep: Tensor, outputs: Result, stop: int) -> Points:
         """The points `keep` alone. A pair that has none left in an image has no matches: it stops."""
@@ -860,14 +907,10 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
 
     def _assign(self, points: Points, i: int, outputs: Result) -> None:
         """Match what is left of the pairs after layer `i`; indices go back to the batch's columns."""
-        matches, scores = self.match_assignment_layers[i](points.descriptors, points.mask).matches(
-            self.config.filter_threshold
-        )
-        partners = points.index.flip(1).gather(2, matches.clamp(min=0))
-        matches = torch.where(matches >= 0, partners, -1)
-        outputs.matches[points.pair] = outputs.matches[points.pair].scatter(2, points.index, matches)
-        scores = scores.to(outputs.matching_scores.dtype)
-        outputs.matching_scores[points.pair] = outputs.matching_scores[points.pair].scatter(2, points.index, scores)
+        assignment = self.match_assignment_layers[i](points.descriptors, points.mask)
+        matches, scores = assignment.matches(self.config.filter_threshold)
+        outputs.matches[points.pair], scores = points.in_columns(matches, scores, outputs.matches.shape[-1])
+        outputs.matching_scores[points.pair] = scores.to(outputs.matching_scores.dtype)
 
     def _loss(self, points: Points, labels: Tensor, record: Record) -> Tensor:
         """Assignment loss of every layer, and of the token confidences, which changes nothing but them.

@@ -176,13 +176,14 @@ def select_keypoints(scores: Tensor, threshold: float, max_keypoints: int, fixed
     flat = scores.flatten(1)
     flat = flat.masked_fill(flat <= threshold, 0)
     if fixed:
-        values, indices = flat.topk(min(max_keypoints, height * width), dim=1)
+        flat = F.pad(flat, (0, max_keypoints))  # an image of fewer pixels has that many columns too
+        values, indices = flat.topk(max_keypoints, dim=1)
         # Where all fit, raster order as below; padding (value 0) stays behind.
-        all_fit = ((flat > 0).sum(1, keepdim=True) <= max_keypoints).to(indices.dtype)
-        order = torch.where(values > 0, indices * all_fit, height * width).argsort(dim=1, stable=True)
-        values, indices = values.gather(1, order), indices.gather(1, order)
-        missing = max_keypoints - values.shape[1]
-        return F.pad(indices, (0, missing)), F.pad(values, (0, missing))
+        all_fit = (flat > 0).sum(1, keepdim=True) <= max_keypoints
+        column = torch.arange(max_keypoints, device=flat.device)
+        order = torch.where(all_fit, indices, column) + (values <= 0) * (height * width + max_keypoints)
+        order = order.argsort(dim=1)
+        return indices.gather(1, order), values.gather(1, order)
     image, pixel = flat.nonzero(as_tuple=True)
     counts = torch.bincount(image, minlength=batch)
     starts = counts.cumsum(0) - counts

@@ -1,0 +1,326 @@
+"""Exported graphs are the model: the same keypoints and matches, whatever the batch, the sizes and the counts.
+
+Needs the extras `onnx` and `openvino` (make test-export); each backend is skipped where its packages are missing.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
+from lightglue_hf import export as module
+from lightglue_hf.cli import main
+from lightglue_hf.export import ExportError, ExportOptions, Source, export
+
+from .tiny import different_pairs, whole_model
+
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
+FILES = module.FILES
+
+
+def needs(backend):
+    for package in PACKAGES[backend]:
+        pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def backend(request):
+    needs(request.param)
+    return request.param
+
+
+def saved(directory, model=None, **processor):
+    (model or whole_model(max_keypoints=150)).save_pretrained(directory)
+    LightGlueImageProcessor(**processor).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Random weights; photos of different sizes share a batch."""
+    return saved(tmp_path_factory.mktemp("checkpoint"), size={"longest_edge": 64})
+
+
+def runner(backend, directory, part="pipeline"):
+    run = {"onnx": module._run_onnx, "openvino": module._run_openvino}[backend]
+    return run(directory / FILES[backend][part])
+
+
+def arrays(**tensors):
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def assert_same(found, wanted, fields=("matches", "prune", "mask", "stop"), scores=2e-5):
+    for name in fields:
+        if name in found:
+            n = wanted[name].shape[-1]
+            np.testing.assert_array_equal(found[name][..., :n], wanted[name].numpy(), err_msg=name)
+            assert not (found[name][..., n:] > 0).any()
+    n = wanted.matching_scores.shape[-1]
+    np.testing.assert_allclose(found["matching_scores"][..., :n], wanted.matching_scores.numpy(), atol=scores)
+    if "keypoints" in found:
+        np.testing.assert_allclose(found["keypoints"][:, :, :n], wanted.keypoints.numpy(), atol=1e-5)
+
+
+# -- graphs of fixed depth
+
+
+@pytest.fixture(scope="module")
+def fixed(backend, checkpoint, tmp_path_factory):
+    """All parts, as exported: any batch and size."""
+    directory = tmp_path_factory.mktemp("fixed")
+    checks = export(checkpoint, directory, backend, ExportOptions(parts=("pipeline", "detector", "matcher")))
+    assert [result.part for result in checks] == ["pipeline", "detector", "matcher"]
+    assert all(result.compared > 0 for result in checks)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    model = LightGlueForKeypointMatching.from_pretrained(checkpoint).eval()
+    model.config.depth_confidence = model.config.width_confidence = -1
+    return model
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 1, 2, 3, 4, 5], [5], [1, 5]])
+def test_any_batch_and_images_without_keypoints(backend, fixed, model, rows):
+    images = different_pairs()[rows]
+    sizes = torch.tensor([48, 64]).expand(len(rows), 2, 2)
+    with torch.no_grad():
+        wanted = model(pixel_values=images, image_sizes=sizes)
+    assert_same(runner(backend, fixed)(arrays(pixel_values=images, image_sizes=sizes)), wanted)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (13, 70), (80, 40)])
+def test_any_size_and_sizes_that_differ_in_a_batch(backend, fixed, model, height, width):
+    images = torch.rand(2, 2, 3, height, width)
+    sizes = torch.tensor([[[height, width], [8, 8]], [[height, width - 3], [max(8, height - 2), width]]]).clamp(min=1)
+    with torch.no_grad():
+        wanted = model(pixel_values=images, image_sizes=sizes)
+    assert_same(runner(backend, fixed)(arrays(pixel_values=images, image_sizes=sizes)), wanted)
+
+
+def test_the_parts_make_the_whole(backend, fixed, model):
+    images = different_pairs()
+    sizes = torch.tensor([48, 64]).expand(6, 2, 2)
+    detector, matcher = (runner(backend, fixed, part) for part in ("detector", "matcher"))
+    features = detector(arrays(pixel_values=images.flatten(0, 1), image_sizes=sizes.flatten(0, 1)))
+    assert features["keypoints"].max() > 40  # pixels
+    pairs = {n: features[n].reshape(6, 2, *features[n].shape[1:]) for n in ("keypoints", "descriptors", "mask")}
+    with torch.no_grad():
+        wanted = model(pixel_values=images, image_sizes=sizes)
+    found = matcher({**pairs, "image_sizes": sizes.numpy()})
+    assert set(found) == {"matches", "matching_scores", "prune", "stop"}
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("n", [1, 7, 300])
+def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, model, n):
+    source = Source(model, None, ExportOptions(parts=("matcher",), num_keypoints=n))
+    features = module._random_features(source, 3, 48, 64, seed=n)
+    with torch.no_grad():
+        wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
+    assert_same(runner(backend, fixed, "matcher")(features), wanted)
+
+
+def test_files_say_what_they_are(backend, fixed):
+    assert not [file for file in fixed.iterdir() if file.name.startswith(".")]
+    config = LightGlueConfig.from_pretrained(fixed)
+    assert config.depth_confidence == config.width_confidence == -1
+    assert config.keypoint_detector_config.max_keypoints == 150
+    assert LightGlueImageProcessor.from_pretrained(fixed).size == {"longest_edge": 64}
+    card = (fixed / "README.md").read_text()
+    assert "| `pixel_values` | float32 | (batch, 2, 3, height, width) |" in card
+    assert "in common with PyTorch" in card
+    if backend == "onnx":
+        import onnx
+
+        metadata = {entry.key: entry.value for entry in onnx.load(fixed / "matcher.onnx").metadata_props}
+    else:
+        import openvino
+
+        graph = openvino.Core().read_model(fixed / "openvino_matcher.xml")
+        metadata = {key: str(value) for key, value in graph.get_rt_info("lightglue_hf").value.items()}
+    assert metadata["part"] == "matcher"
+    assert metadata["adaptive"] == "False"
+    assert float(metadata["filter_threshold"]) == pytest.approx(1e-4)
+
+
+# -- adaptive graphs
+
+
+@pytest.fixture(scope="module")
+def adaptive(backend, checkpoint, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("adaptive")
+    export(checkpoint, directory, backend, ExportOptions(adaptive=True))
+    return directory
+
+
+def test_adaptive_graphs_stop_and_prune_as_the_model(backend, adaptive, checkpoint):
+    model = LightGlueForKeypointMatching.from_pretrained(checkpoint).eval()
+    images = different_pairs()
+    sizes = torch.tensor([[48, 64]]).expand(1, 2, 2)
+    run = runner(backend, adaptive)
+    stops, prunes = set(), set()
+    for i in (0, 1, 2, 3, 0, 4, 5):
+        with torch.no_grad():
+            wanted = model(pixel_values=images[i : i + 1], image_sizes=sizes)
+        assert_same(run(arrays(pixel_values=images[i : i + 1], image_sizes=sizes)), wanted)
+        stops.add(int(wanted.stop))
+        prunes |= set(wanted.prune.flatten().tolist())
+    assert {1, 3, 4} <= stops
+    assert {0, 1, 2, 3} <= prunes
+
+
+def test_layers_are_branches(backend, adaptive):
+    """What a pair does not need is not computed: every layer is inside an If."""
+    if backend == "onnx":
+        import onnx
+
+        nodes = [node.op_type for node in onnx.load(adaptive / "model.onnx").graph.node]
+    else:
+        import openvino
+
+        nodes = [op.get_type_name() for op in openvino.Core().read_model(adaptive / "openvino_model.xml").get_ops()]
+    assert nodes.count("If") >= 4
+    assert nodes.count("Softmax") + nodes.count("ScaledDotProductAttention") <= 1  # the detector's
+
+
+@pytest.mark.parametrize(("depth", "width"), [(0.9, -1), (-1, 0.5)])
+def test_depth_or_width_alone(depth, width, tmp_path):
+    needs("onnx")
+    model = whole_model(max_keypoints=150, depth_confidence=depth, width_confidence=width)
+    export(
+        saved(tmp_path / "model", model), tmp_path / "out", "onnx", ExportOptions(adaptive=True, parts=("matcher",))
+    )
+    with torch.no_grad():
+        found = model.extract_features(different_pairs()[2:3])
+        features = {name: found[name] for name in ("keypoints", "descriptors", "mask", "image_sizes")}
+        wanted = model.match_features(**features)
+    assert_same(runner("onnx", tmp_path / "out", "matcher")(arrays(**features)), wanted)
+
+
+# -- other models and options
+
+
+def test_scales_and_orientations_of_a_matcher_alone(tmp_path):
+    needs("onnx")
+    model = whole_model(use_keypoint_detector=False, add_scale_ori=True, input_dim=24)
+    model.save_pretrained(tmp_path / "model")  # there is no image processor
+    export(tmp_path / "model", tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
+    source = Source(model, None, ExportOptions(parts=("matcher",)))
+    features = module._random_features(source, 2, 48, 64, seed=5)
+    assert {"scales", "orientations"} <= set(features)
+    with torch.no_grad():
+        wanted = source.model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
+    run = runner("onnx", tmp_path / "out", "matcher")
+    assert_same(run(features), wanted)
+    turned = run({**features, "orientations": features["orientations"] + 1})
+    assert np.abs(turned["matching_scores"] - wanted.matching_scores.numpy()).max() > 1e-6
+    with pytest.raises(ValueError, match="no keypoint detector"):
+        Source(model, None, ExportOptions())
+
+
+def test_fixed_shapes(tmp_path, checkpoint):
+    needs("onnx")
+    options = ExportOptions(batch_size=2, height=48, width=64, num_keypoints=40)
+    export(checkpoint, tmp_path, "onnx", options)
+    processor = LightGlueImageProcessor.from_pretrained(tmp_path)
+    assert processor.size == {"height": 48, "width": 64}  # so that no sizes are an input
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert {i.name: i.shape for i in session.get_inputs()} == {"pixel_values": [2, 2, 3, 48, 64]}
+    assert {o.name: o.shape for o in session.get_outputs()}["matches"] == [2, 2, 40]
+
+
+def test_weights_in_half_precision(backend, checkpoint, tmp_path):
+    sizes = {}
+    for weight_format in ("fp32", "fp16"):
+        options = ExportOptions(parts=("matcher",), weight_format=weight_format)
+        export(checkpoint, tmp_path / weight_format, backend, options)
+        sizes[weight_format] = sum(f.stat().st_size for f in (tmp_path / weight_format).glob("*matcher.[bo]*"))
+    assert sizes["fp16"] < sizes["fp32"]
+
+
+def test_openvino_reads_the_onnx_file(tmp_path, checkpoint, model):
+    needs("onnx")
+    openvino = pytest.importorskip("openvino")
+    export(checkpoint, tmp_path, "onnx", ExportOptions(validate=False))
+    images, sizes = different_pairs()[:2], torch.tensor([48, 64]).expand(2, 2, 2)
+    with torch.no_grad():
+        wanted = model(pixel_values=images, image_sizes=sizes)
+    converted = openvino.convert_model(tmp_path / "model.onnx")
+    for half, scores in ((False, 2e-5), (True, 0.05)):
+        openvino.save_model(converted, tmp_path / "ovc.xml", compress_to_fp16=half)  # what the command ovc does
+        found = module._run_openvino(tmp_path / "ovc.xml")(arrays(pixel_values=images, image_sizes=sizes))
+        fields = () if half else ("matches", "mask")
+        if half:
+            found.pop("keypoints")
+            assert (found["matches"] == wanted.matches.numpy()).mean() > 0.8
+        else:
+            assert_same(found, wanted, fields, scores)
+
+
+# -- faults
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": ("head",)}, "parts must be of"),
+        ({"weight_format": "int3"}, "weight_format"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"num_keypoints": 0}, "num_keypoints"),
+        ({"height": 480}, "height and width"),
+        ({"adaptive": True, "batch_size": 2}, "one pair"),
+        ({"adaptive": True, "weight_format": "int8"}, "not quantised"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        ExportOptions(**options)
+
+
+def test_a_model_that_is_not_adaptive():
+    with pytest.raises(ValueError, match="nothing is adaptive"):
+        Source(whole_model(depth_confidence=-1, width_confidence=-1), None, ExportOptions(adaptive=True))
+
+
+def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    needs("onnx")
+    saved_graph = module._save_onnx
+
+    def other_weights(source, part, file):
+        source = Source(whole_model(max_keypoints=150, seed=99), source.processor, source.options)
+        saved_graph(source, part, file)
+
+    monkeypatch.setattr(module, "BACKENDS", {**module.BACKENDS, "onnx": (other_weights, module._run_onnx)})
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export(checkpoint, tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_is_not_overwritten(checkpoint):
+    needs("onnx")
+    with pytest.raises(ValueError, match="is the model itself"):
+        export(checkpoint, checkpoint, "onnx")
+
+
+def test_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"install lightglue-hf\[onnx\]"):
+        export(bundled_checkpoint("tiny"), tmp_path / "out", "onnx")
+
+
+def test_command(capsys, checkpoint, tmp_path):
+    needs("onnx")
+    out = tmp_path / "out"
+    argv = ["export", "onnx", str(checkpoint), str(out), "--part", "detector", "--num-keypoints", "30"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "detector: 100.00% of the keypoints in common with PyTorch" in printed
+    assert f"wrote {out}" in printed
+    assert (out / "detector.onnx").is_file()
+    assert main([*argv[:4], "--height", "480"]) == 2
+    assert "height and width" in capsys.readouterr().err
