@@ -12,7 +12,7 @@ from lightglue_hf.export import ExportOptions
 
 from .test_export import saved
 
-pytest.importorskip("optimum.commands")
+pytest.importorskip("optimum.commands.base")
 from optimum.commands.register import register_lightglue_hf as plugin
 
 SOURCE = str(Path(__file__).parent.parent / "src")

@@ -17,7 +17,7 @@ from .test_export import assert_same, saved
 from .tiny import different_pairs
 
 NAMES = {"onnx": "ORTModelForKeypointMatching", "openvino": "OVModelForKeypointMatching"}
-NEEDS = {"onnx": ("onnx", "onnxruntime", "optimum"), "openvino": ("openvino", "optimum.intel")}
+NEEDS = {"onnx": ("onnx", "onnxruntime", "optimum.modeling_base"), "openvino": ("openvino", "optimum.intel")}
 
 
 @pytest.fixture(scope="module", params=["onnx", "openvino"])
