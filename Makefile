@@ -1,10 +1,13 @@
 # make demo    match two real photos with the checkpoint in the package
 # make test    run the tests on the pinned transformers 4.57
+# make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do command -v $$p && break; done)
 BIN = .venv/bin
 BIN5 = .venv-transformers5/bin
+BIN_EXPORT = .venv-export/bin
+EXPORT_TESTS = tests/test_export.py tests/test_runtime.py tests/test_optimum_cli.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 # $(call install,environment,constraints,extra): the environment variables hold for build requirements, too.
@@ -12,11 +15,11 @@ define install
 @"$(PYTHON)" -c "$(SUPPORTED)" || { echo "Python 3.10 to 3.13 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 @echo "Installing lightglue-hf[$(3)] in $(1) with $(2); this takes a few minutes ..."
 @test -x $(1)/bin/pip || "$(PYTHON)" -m venv $(1)
-@PIP_CONSTRAINT=$(2) PIP_BUILD_CONSTRAINT=$(2) PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/pip install -qq --editable ".[$(3)]"
+@PIP_CONSTRAINT="$(2)" PIP_BUILD_CONSTRAINT="$(2)" PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/pip install -qq --editable ".[$(3)]"
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-transformers5 quality style clean
+.PHONY: demo test test-transformers5 test-export quality style clean
 
 demo: .venv/.demo
 	@HF_HUB_OFFLINE=1 $(BIN)/lightglue-hf demo -o demo.png
@@ -26,6 +29,9 @@ test: .venv/.dev
 
 test-transformers5: .venv-transformers5/.dev
 	@$(BIN5)/python -m pytest $(ARGS)
+
+test-export: .venv-export/.dev-export
+	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
 
 quality: .venv/.dev
 	@$(BIN)/ruff check .
@@ -37,10 +43,13 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 dist demo.png
+	rm -rf .venv .venv-transformers5 .venv-export dist demo.png
 
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
 .venv-transformers5/.dev: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,dev)
+
+.venv-export/.dev-export: pyproject.toml constraints.txt constraints-export.txt
+	$(call install,.venv-export,constraints.txt constraints-export.txt,dev-export)

@@ -6,6 +6,7 @@ Needs the extras `onnx` and `openvino` (make test-export); each backend is skipp
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf import export as module
@@ -324,3 +325,30 @@ def test_command(capsys, checkpoint, tmp_path):
     assert (out / "detector.onnx").is_file()
     assert main([*argv[:4], "--height", "480"]) == 2
     assert "height and width" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_quantised_by_photos(tmp_path):
+    """Weights and activations in int8; few photos and points, so that little more than the mechanism is tested."""
+    needs("openvino")
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    for i, canvas in enumerate(module.render_textures(3, 96, 128, seed=2)):
+        Image.fromarray(canvas).save(tmp_path / f"{i}.png")
+    options = ExportOptions(parts=("matcher",), num_keypoints=64, calibration=tmp_path, num_samples=2)
+    export(bundled_checkpoint("tiny"), tmp_path / "out", "openvino", options)
+    graph = openvino.Core().read_model(tmp_path / "out" / "openvino_matcher.xml")
+    quantised = [op.get_friendly_name() for op in graph.get_ops() if op.get_type_name() == "FakeQuantize"]
+    assert len(quantised) > 20
+    assert not [name for name in quantised if "positional_encoder" in name or "match_assignment" in name]
+
+
+def test_photos_to_calibrate_by(tmp_path):
+    for package in ("openvino", "nncf"):
+        pytest.importorskip(package)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ValueError, match=r"two photos at least; in .* there are 0"):
+        export(
+            bundled_checkpoint("tiny"), tmp_path / "out", "openvino", ExportOptions(calibration=tmp_path / "photos")
+        )
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,8 @@ _MODULES = {
     "KeypointMatchingPipeline": "pipeline_keypoint_matching",
     "SuperPointConfig": "detectors.superpoint",
     "SuperPointForKeypointDetection": "detectors.superpoint",
+    "OVModelForKeypointMatching": "runtime",
+    "ORTModelForKeypointMatching": "runtime",
     "plot_images": "visualization",
     "plot_keypoints": "visualization",
     "plot_matches": "visualization",

@@ -59,6 +59,7 @@ class Matches(NamedTuple):
     stop: int | None  # the layer after which the model stopped
     layers: int | None
     seconds: float
+    engine: str
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +103,7 @@ def demo(args: argparse.Namespace) -> None:
         from skimage.data import stereo_motorcycle
     except ImportError as error:
         raise ImportError("The demonstration needs scikit-image: install lightglue-hf[demo].") from error
+    args.max_keypoints = args.max_keypoints or 1024  # as a default of the parser it would be one of match, too
     left, right, disparity = stereo_motorcycle()
     images = [Image.fromarray(pixels) for pixels in (left, right)]
     print("A motorcycle, twice: real photos with known disparity (Middlebury 2014, in scikit-image)")
@@ -234,6 +236,7 @@ def _match(images: list[Image], args: argparse.Namespace) -> Matches:
         stop=None if stop is None else int(stop[0]),
         layers=getattr(model.config, "num_hidden_layers", None),
         seconds=seconds,
+        engine=getattr(model, "engine", f"PyTorch {torch.__version__} on {model.device}"),
     )
 
 
@@ -277,12 +280,24 @@ def _load_configured(args: argparse.Namespace) -> tuple[Any, Any]:
 
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     processor, model = _load(args.model, args.device, args.dtype)
-    detector = getattr(model.config, "keypoint_detector_config", None)
+    _apply(args, model)
+    return processor, model
+
+
+def _apply(args: argparse.Namespace, model: Any) -> None:
+    """Set what the options set; in an exported graph it is what it was made with."""
+    config = model.config
+    detector: Any = getattr(config, "keypoint_detector_config", None)
+    if hasattr(model, "engine"):
+        if args.max_keypoints not in (None, detector.max_keypoints):
+            raise CommandError(f"{args.model} was exported for {detector.max_keypoints} keypoints: export it again")
+        if args.threshold is not None and args.threshold < config.filter_threshold:
+            raise CommandError(f"{args.model} was exported with the threshold {config.filter_threshold}")
+        return
     if args.max_keypoints and detector is not None:
         detector.max_keypoints = args.max_keypoints
     if args.threshold is not None:
-        model.config.filter_threshold = args.threshold
-    return processor, model
+        config.filter_threshold = args.threshold
 
 
 def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
@@ -303,8 +318,11 @@ def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
         raise CommandError(f"{name} is no directory with a model")
     else:
         where, problem = name, f"cannot load the model {name} from the Hub (and no directory here is called that)"
+    exported = _exported(directory)
     try:
         processor = AutoImageProcessor.from_pretrained(where)
+        if exported is not None:
+            return processor, exported(directory, device, dtype)
         model, info = AutoModelForKeypointMatching.from_pretrained(
             where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
@@ -317,9 +335,31 @@ def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     return processor, model.eval().to(device)
 
 
+def _exported(directory: Path) -> Callable[[Path, str, str], Any] | None:
+    """How to load the graphs in a directory, if it has any."""
+    from . import runtime
+
+    def openvino(directory: Path, device: str, dtype: str) -> Any:
+        hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]
+        options = {"device": device, "ov_config": {"INFERENCE_PRECISION_HINT": hint}}
+        return runtime.OVModelForKeypointMatching.from_pretrained(directory, **options)
+
+    def onnxruntime(directory: Path, device: str, dtype: str) -> Any:
+        providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+        if dtype != "float32" or device not in providers:
+            raise CommandError(f"ONNX Runtime is run in float32, on {' or '.join(providers)}, not {dtype} on {device}")
+        return runtime.ORTModelForKeypointMatching.from_pretrained(directory, provider=providers[device])
+
+    for pattern, load in (("openvino_*.xml", openvino), ("*.onnx", onnxruntime)):
+        if any(directory.glob(pattern)):
+            return load
+    return None
+
+
 def _report(result: Matches, args: argparse.Namespace) -> None:
     layers = f", stopped after layer {result.stop} of {result.layers}" if result.stop is not None else ""
     print(f"{len(result.keypoints0)} matches{layers}, in {result.seconds:.2f} s without loading the model")
+    print(f"computed by {result.engine}")
 
 
 def _report_inliers(result: Matches) -> np.ndarray | None:
@@ -358,6 +398,7 @@ def _save(images: list[Image], result: Matches, inliers: np.ndarray | None, args
         "image_sizes": [[image.height, image.width] for image in images],  # (height, width)
         "model": args.model,
         "dtype": args.dtype,
+        "engine": result.engine,
         "stop": result.stop,
         "seconds": round(result.seconds, 4),
         "version": __version__,
@@ -389,7 +430,7 @@ def _parser() -> Parser:
     help_demo = "match a stereo pair whose truth is known, with 1024 keypoints unless told otherwise"
     parser_demo = commands.add_parser("demo", parents=[_model_options()], help=help_demo)
     parser_demo.add_argument("-o", "--output", type=_picture, default=Path("demo.png"), metavar="PNG")
-    parser_demo.set_defaults(run=demo, max_keypoints=1024)
+    parser_demo.set_defaults(run=demo)
 
     help_evaluate = "score the model beside RootSIFT on pairs with known truth"
     parser_evaluate = commands.add_parser(

@@ -381,6 +381,16 @@ class Source:
         # photos of different sizes then share a batch, and the graphs are told those sizes
         self.sized = processor is not None and (not processor.do_resize or "longest_edge" in processor.size)
 
+        self.photos: list[Path] = []
+        if options.calibration is not None:
+            files = Path(options.calibration).rglob("*")
+            self.photos = sorted(file for file in files if file.suffix.lower() in PHOTOS)
+            if processor is None or len(self.photos) < 2:
+                raise ValueError(
+                    "quantisation needs an image processor and two photos at least; "
+                    f"in {options.calibration} there are {len(self.photos)} ({', '.join(PHOTOS)})"
+                )
+
     def metadata(self, part: str) -> dict[str, str]:
         """What is written into a graph of the part."""
         config = self.model.config
@@ -400,13 +410,8 @@ class Source:
 
     def calibration(self, part: str) -> Iterator[dict[str, np.ndarray]]:
         """Inputs of the part, from pairs of neighbouring photos in the folder of the options."""
-        folder = Path(str(self.options.calibration))
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PHOTOS)
-        if len(files) < 2:
-            raise ValueError(f"{folder} has {len(files)} photos; two at least are needed ({', '.join(PHOTOS)})")
-        if self.processor is None:
-            raise ValueError("there is no image processor, which calibration by photos needs")
-        for pair in list(pairwise(files))[: self.options.num_samples]:
+        assert self.processor is not None
+        for pair in list(pairwise(self.photos))[: self.options.num_samples]:
             inputs = dict(self.processor([pair], return_tensors="pt"))
             if part == "detector":
                 inputs = {name: tensor[0] for name, tensor in inputs.items()}
