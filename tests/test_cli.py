@@ -99,8 +99,9 @@ def test_match_prints_counts_layer_and_time(run, photos):
     assert lines[0] == f"{photos[0]}: 160 x 120, 40 keypoints"
     assert lines[1] == f"{photos[1]}: 90 x 140, 40 keypoints"
     assert re.fullmatch(r"\d+ matches, stopped after layer 2 of 2, in \d+\.\d\d s without loading the model", lines[2])
-    assert "fundamental matrix" in lines[3]
-    assert len(lines) == 4
+    assert lines[3] == f"computed by PyTorch {torch.__version__} on cpu"
+    assert "fundamental matrix" in lines[4]
+    assert len(lines) == 5
 
 
 def test_match_draws_both_photos(run, photos, tmp_path):

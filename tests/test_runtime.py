@@ -11,7 +11,7 @@ from transformers import pipeline
 from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf.cli import main
 from lightglue_hf.export import ExportOptions, export
-from lightglue_hf.homographies import render_textures
+from lightglue_hf.textures import render_textures
 
 from .test_export import assert_same, saved
 from .tiny import different_pairs

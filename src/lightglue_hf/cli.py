@@ -103,7 +103,6 @@ def demo(args: argparse.Namespace) -> None:
         from skimage.data import stereo_motorcycle
     except ImportError as error:
         raise ImportError("The demonstration needs scikit-image: install lightglue-hf[demo].") from error
-    args.max_keypoints = args.max_keypoints or 1024  # as a default of the parser it would be one of match, too
     left, right, disparity = stereo_motorcycle()
     images = [Image.fromarray(pixels) for pixels in (left, right)]
     print("A motorcycle, twice: real photos with known disparity (Middlebury 2014, in scikit-image)")
@@ -430,7 +429,7 @@ def _parser() -> Parser:
     help_demo = "match a stereo pair whose truth is known, with 1024 keypoints unless told otherwise"
     parser_demo = commands.add_parser("demo", parents=[_model_options()], help=help_demo)
     parser_demo.add_argument("-o", "--output", type=_picture, default=Path("demo.png"), metavar="PNG")
-    parser_demo.set_defaults(run=demo)
+    parser_demo.set_defaults(run=demo, max_keypoints=1024)
 
     help_evaluate = "score the model beside RootSIFT on pairs with known truth"
     parser_evaluate = commands.add_parser(
