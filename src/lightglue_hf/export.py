@@ -167,8 +167,6 @@ STATE = ("index", "mask", "descriptors", "cos", "sin", "prune", "stop", "running
 class Begin(nn.Module):
     """The state before the first layer."""
 
-    outputs = STATE
-
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
         super().__init__()
         self.model = model
@@ -212,8 +210,6 @@ class Layer(nn.Module):
 class Finish(nn.Module):
     """Matches of what is left, by the assignment of the layer that the pair stopped after."""
 
-    outputs = Matcher.outputs
-
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
         super().__init__()
         self.model = model
@@ -232,6 +228,14 @@ class Finish(nn.Module):
         assignment = Assignment.of(projected, matchability, points.mask)
         matches, scores = assignment.matches(self.model.config.filter_threshold)
         return *points.in_columns(matches, scores, prune.shape[2]), prune, stop[None]
+
+
+class Nothing(nn.Module):
+    """No matches, of a pair without keypoints."""
+
+    def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
+        _, prune, stop, _, _ = _points(state)
+        return torch.full_like(prune, -1), torch.zeros_like(prune, dtype=torch.float32), prune, stop[None]
 
 
 def _tensors(points: Points) -> tuple[Tensor, ...]:
@@ -278,9 +282,10 @@ class FinishGate(nn.Module):
     operations behind the branch have read it, the first time. Another branch takes a copy.
     """
 
-    def __init__(self, finish: torch.jit.ScriptModule) -> None:
+    def __init__(self, finish: torch.jit.ScriptModule, nothing: torch.jit.ScriptModule) -> None:
         super().__init__()
         self.finish = finish
+        self.nothing = nothing
 
     def forward(
         self,
@@ -294,20 +299,19 @@ class FinishGate(nn.Module):
         running: Tensor,
         initial: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        matches = torch.full_like(prune, -1)
-        scores = torch.zeros_like(prune, dtype=torch.float32)
-        stops = stop.unsqueeze(0)
-        if bool(mask.any()):
-            matches, scores, prune, stops = self.finish(
+        if bool(initial > 0):
+            matches, scores, prunes, stops = self.finish(
                 index, mask, descriptors, cos, sin, prune, stop, running, initial
             )
-        return matches, scores, prune, stops
+        else:
+            matches, scores, prunes, stops = self.nothing(
+                index, mask, descriptors, cos, sin, prune, stop, running, initial
+            )
+        return matches, scores, prunes, stops
 
 
 class AdaptiveMatcher(nn.Module):
     """Matches of the keypoints of one pair, which stops early and whose points are pruned."""
-
-    outputs = Matcher.outputs
 
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
         super().__init__()
@@ -317,7 +321,8 @@ class AdaptiveMatcher(nn.Module):
             torch.jit.trace(Layer(model, i), state, check_trace=False) for i in range(model.config.num_hidden_layers)
         ]
         self.layers = nn.ModuleList(torch.jit.script(Gate(layer)) for layer in layers)
-        self.finish = torch.jit.script(FinishGate(torch.jit.trace(Finish(model), state, check_trace=False)))
+        ends = [torch.jit.trace(end, state, check_trace=False) for end in (Finish(model), Nothing())]
+        self.finish = torch.jit.script(FinishGate(*ends))
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         state = self.begin(*features)
@@ -579,7 +584,7 @@ def onnx_graph(source: Source, part: str) -> Any:
 
 def _add_layers(graph: Any, model: LightGlueForKeypointMatching, opset: int) -> None:
     """Put the layers, each in an `If`, and the end of an adaptive graph behind its beginning."""
-    from onnx import compose, helper
+    from onnx import TensorProto, compose, helper
 
     state = example_state(model)
     points = {f"{field}_": {2: "keypoints"} for field in STATE[: STATE.index("prune") + 1]}
@@ -595,6 +600,12 @@ def _add_layers(graph: Any, model: LightGlueForKeypointMatching, opset: int) -> 
         del exported.input[:]
         return exported
 
+    def branch(name: str, condition: str, then: Any, otherwise: Any, results: list[str]) -> None:
+        for value in (*then.output, *otherwise.output):  # the shapes of the two differ
+            value.type.tensor_type.ClearField("shape")
+        branches = {"then_branch": then, "else_branch": otherwise}
+        graph.node.append(helper.make_node("If", [condition], results, name, **branches))
+
     for i in range(model.config.num_hidden_layers):
         then = part(Layer(model, i), f"layer{i}", [f"{name}_after" for name in STATE])
         kept = [f"layer{i}/{name}_before" for name in STATE]
@@ -604,18 +615,12 @@ def _add_layers(graph: Any, model: LightGlueForKeypointMatching, opset: int) -> 
             [],
             [helper.make_value_info(new, old.type) for new, old in zip(kept, then.output)],
         )
-        for value in (*then.output, *otherwise.output):  # the branches' shapes differ
-            value.type.tensor_type.ClearField("shape")
         following = [f"layer{i}/{name}" for name in STATE]
-        running = [current[STATE.index("running")]]
-        graph.node.append(
-            helper.make_node("If", running, following, f"layer{i}", then_branch=then, else_branch=otherwise)
-        )
+        branch(f"layer{i}", current[STATE.index("running")], then, otherwise, following)
         current = following
-    finish = part(Finish(model), "finish", Matcher.outputs)
-    graph.node.extend(finish.node)
-    graph.initializer.extend(finish.initializer)
-    graph.node.extend(helper.make_node("Identity", [f"finish/{name}"], [name]) for name in Matcher.outputs)
+    graph.node.append(helper.make_node("Cast", ["begin/initial"], ["any_points"], "any_points", to=TensorProto.BOOL))
+    then, otherwise = part(Finish(model), "finish", Matcher.outputs), part(Nothing(), "nothing", Matcher.outputs)
+    branch("finish", "any_points", then, otherwise, list(Matcher.outputs))
 
 
 def _declare(proto: Any, graph: Graph) -> None:
