@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ class KeypointMatchingRuntime:
     """The PyTorch model's methods on graphs: the whole pipeline, or detector and matcher, or one of the two."""
 
     backend: str
+    # What a backend provides: the inputs of a part's graph with their axes (`None` for any length; `None` altogether
+    # without such a graph), and the graph run.
+    axes: Callable[[str], dict[str, list[int | None]] | None]
+    infer: Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
     @classmethod
     def from_pretrained(cls, model_id: str | Path, export: bool = False, **kwargs: Any) -> Any:
@@ -40,14 +45,6 @@ class KeypointMatchingRuntime:
             export = export or not any((directory / name).is_file() for name in FILES[cls.backend].values())
         load: Any = OptimizedModel.from_pretrained  # not OVModel's, which looks for graphs by their number
         return load.__func__(cls, str(model_id), export=export, **kwargs)
-
-    def axes(self, part: str) -> dict[str, list[int | None]] | None:
-        """The inputs of a graph with their axes, `None` for any length; `None` without such a graph."""
-        raise NotImplementedError
-
-    def infer(self, part: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a graph."""
-        raise NotImplementedError
 
     def forward(
         self,
