@@ -29,6 +29,7 @@ FLOORS = {
     "datasets": 3,
     "methods": 3,
     "comparison": 4,
+    "adaptivity": 4,
     "export": 3,
     "runtime": 3,
     "visualization": 3,

@@ -119,12 +119,19 @@ def demo(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Print how the model and baselines do on datasets, as a table, and write the figures."""
-    from . import comparison
+    from . import adaptivity, comparison
     from .methods import write
 
+    if args.adaptivity and (args.json or args.methods or args.cache):
+        raise CommandError("--adaptivity is about the model alone, measured now: no --json, --methods or --cache")
     datasets = _datasets(args)
-    records = comparison.compare(datasets, _methods(args), args.cache)
-    table = comparison.to_markdown(comparison.summarize(records))
+    if args.adaptivity:
+        processor, model = _load_matcher(args)
+        results = [adaptivity.measure_adaptivity(model, processor, data, args.size) for data in datasets]
+        table, records = adaptivity.to_markdown(results), []
+    else:
+        records = comparison.compare(datasets, _methods(args), args.cache)
+        table = comparison.to_markdown(comparison.summarize(records))
     print(table, end="")
     if args.markdown:
         write(args.markdown, table.encode())
@@ -255,11 +262,8 @@ def _datasets(args: argparse.Namespace) -> list[Dataset]:
 def _methods(args: argparse.Namespace) -> list[Method]:
     """Load the model, and make the methods that the options ask for, or else all that are installed."""
     from .methods import lightglue, nearest_rootsift
-    from .modeling_lightglue import LightGlueForKeypointMatching
 
-    processor, model = _load_configured(args)
-    if not isinstance(model, LightGlueForKeypointMatching) or not model.config.use_keypoint_detector:
-        raise CommandError(f"{args.model} is no LightGlue model with a keypoint detector")
+    processor, model = _load_matcher(args)
     name = Path(args.model).name
     methods: dict[str, Callable[[], Method]] = {
         "model": lambda: lightglue(name, model, processor, args.size),
@@ -271,6 +275,16 @@ def _methods(args: argparse.Namespace) -> list[Method]:
         print("RootSIFT is left out, for want of OpenCV: install lightglue-hf[eval]", file=sys.stderr)
         args.methods = METHODS[:2]
     return [methods[method]() for method in args.methods or METHODS]
+
+
+def _load_matcher(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Read a processor and a model with a detector."""
+    from .modeling_lightglue import LightGlueForKeypointMatching
+
+    processor, model = _load_configured(args)
+    if not isinstance(model, LightGlueForKeypointMatching) or not model.config.use_keypoint_detector:
+        raise CommandError(f"{args.model} is no LightGlue model with a keypoint detector")
+    return processor, model
 
 
 def _load_configured(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -448,6 +462,8 @@ def _parser() -> Parser:
     parser_evaluate.add_argument("--posed", **several, nargs=2, metavar=("PAIRS.txt", "DIR"), help=help_posed)
     help_pair = "two photos without truth: inliers are counted"
     parser_evaluate.add_argument("--pair", **several, nargs=2, metavar="PHOTO", help=help_pair)
+    help_adaptivity = "what adaptive depth and width cost and save, instead of the comparison"
+    parser_evaluate.add_argument("--adaptivity", action="store_true", help=help_adaptivity)
     parser_evaluate.add_argument("--methods", nargs="+", choices=METHODS, help="all by default")
     help_cache = "keep predictions here, and compute only the figures the next time"
     parser_evaluate.add_argument("--cache", type=Path, metavar="DIR", help=help_cache)

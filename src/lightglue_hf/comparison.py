@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .datasets import Dataset, Disparity, Homography, Pair, Pose, Shift
 from .evaluation import (
+    Precision,
     accuracy,
     area_under_curve,
     corner_error,
@@ -105,20 +106,22 @@ def judge(pair: Pair, prediction: Prediction) -> Scores:
         return {"repeatability (1.5 px)": repeatability(*keypoints, matrix, sizes, threshold=1.5)}
 
     scores: Scores = {"matches": len(prediction.matches)}
+    precision = judge_matches(pair, prediction)
     if isinstance(truth, Homography):
+        assert precision is not None
         found, _ = estimate_homography(*matched)
         return scores | {
-            "precision (3 px)": reprojection_precision(*matched, truth.matrix).precision,
+            "precision (3 px)": precision.precision,
             "repeatability (3 px)": repeatability(*keypoints, truth.matrix, sizes),
             "matching score (3 px)": matching_score(*keypoints, prediction.matches, truth.matrix, sizes),
             HOMOGRAPHY_ERROR: corner_error(found, truth.matrix, sizes[0]),
         }
     if isinstance(truth, Disparity):
-        judged = match_precision(*matched, truth.values)
-        return scores | {"correct (3 px)": judged.correct, "precision (3 px)": judged.precision}
+        assert precision is not None
+        return scores | {"correct (3 px)": precision.correct, "precision (3 px)": precision.precision}
     if isinstance(truth, Pose):
-        judged = epipolar_precision(*matched, *truth)
-        scores |= {"correct (5e-4)": judged.correct, "epipolar precision (5e-4)": judged.precision}
+        assert precision is not None
+        scores |= {"correct (5e-4)": precision.correct, "epipolar precision (5e-4)": precision.precision}
         for estimator in estimators():
             pose, _ = estimate_relative_pose(*matched, truth.K0, truth.K1, estimator=estimator)
             scores[f"{POSE_ERROR} ({estimator})"] = relative_pose_error(pose, truth.T_0to1)
@@ -127,6 +130,19 @@ def judge(pair: Pair, prediction: Prediction) -> Scores:
         _, inliers = estimate_fundamental(*matched, estimator=estimator)
         scores[f"inliers ({estimator}, 1.5 px)"] = int(inliers.sum())
     return scores
+
+
+def judge_matches(pair: Pair, prediction: Prediction) -> Precision | None:
+    """Count the correct matches of a pair, as `judge` does; None where its truth says nothing of them."""
+    truth = pair.truth
+    matched = prediction.matched
+    if isinstance(truth, Homography):
+        return reprojection_precision(*matched, truth.matrix)
+    if isinstance(truth, Disparity):
+        return match_precision(*matched, truth.values)
+    if isinstance(truth, Pose):
+        return epipolar_precision(*matched, *truth)
+    return None
 
 
 def summarize(records: Iterable[Record]) -> list[Summary]:

@@ -210,9 +210,8 @@ def _flat_world(rng: np.random.Generator, canvases: tuple[int, ...], height: int
     ratio = np.exp(np.clip(0.36 * rng.standard_normal((TRIES, 1)), -0.85, 0.85))
     fit = 1.1 * min(canvas_height / height, canvas_width / width)
     sizes = np.minimum(zoom * ratio ** [0.5, -0.5], fit)
-    upright = 0.15 * rng.standard_normal((TRIES, 2))
-    turned = np.broadcast_to(rng.uniform(0, 2 * math.pi, (TRIES, 1)), upright.shape)
-    angles = np.where(rng.random((TRIES, 2)) < 0.7, upright, turned) + _rolls(rng, 18)[:, None] * [0.5, -0.5]
+    turned = np.where(rng.random((TRIES, 1)) < 0.7, 0, rng.uniform(0, 2 * math.pi, (TRIES, 1)))
+    angles = turned + 0.15 * rng.standard_normal((TRIES, 2)) + _rolls(rng, 18)[:, None] * [0.5, -0.5]
     spare = np.maximum(0, [canvas_width, canvas_height] - zoom * [width, height]) / 2
     x, y = ((np.array([canvas_width, canvas_height]) - 1) / 2 + rng.uniform(-0.6, 0.6, (TRIES, 2)) * spare).T[
         ..., None

@@ -70,33 +70,46 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
         longer_side: resize images to so many pixels; as the processor is configured, by default.
         nearest: match mutual nearest descriptors, instead of by the model.
     """
-    options = {} if longer_side is None else {"size": {"longest_edge": longer_side}}
 
     @torch.inference_mode()
     def predict(image0: Image.Image, image1: Image.Image) -> Prediction:
-        inputs = processor([image0, image1], return_tensors="pt", **options).to(model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        features = model.extract_features(**inputs)
-        sizes = [(image.height, image.width) for image in (image0, image1)]
-        found = scale_keypoints(features.keypoints[0], features.image_sizes[0], sizes)
-        masks = features.mask[0].bool()
-        points0, points1 = (points[mask].cpu().numpy() for points, mask in zip(found, masks))
-        if nearest:
-            described = zip(features.descriptors[0].float(), masks)
-            return _predict_nearest(points0, points1, *(vectors[mask].cpu().numpy() for vectors, mask in described))
-        outputs = model.match_features(
-            features.keypoints, features.descriptors, features.mask, image_sizes=features.image_sizes
-        )
-        partners, scores = (values[0, 0][masks[0]].cpu() for values in (outputs.matches, outputs.matching_scores))
-        matched = partners > -1
-        without_padding = masks[1].cumsum(0).cpu() - 1
-        indices = torch.stack([matched.nonzero()[:, 0], without_padding[partners[matched]]], dim=1)
-        return Prediction(points0, points1, indices.numpy(), scores[matched].float().numpy())
+        features = extract(model, processor, (image0, image1), longer_side)
+        outputs = None if nearest else model.match_features(**features)
+        return to_prediction(features, outputs, (image0, image1))
 
     programs = torch.__version__, transformers.__version__, model.device.type
-    settings = model.config.to_json_string(), processor.to_json_string(), options, nearest
+    settings = model.config.to_json_string(), processor.to_json_string(), longer_side, nearest
     weights = (part for item in model.state_dict().items() for part in item)
     return Method(name, _digest(*_sources(), *programs, *settings, *weights), predict)
+
+
+def extract(
+    model: Any, processor: Any, images: tuple[Image.Image, Image.Image], longer_side: int | None = None
+) -> dict[str, torch.Tensor]:
+    """The features of two images, as arguments of `match_features`; see `lightglue`."""
+    options = {} if longer_side is None else {"size": {"longest_edge": longer_side}}
+    inputs = processor(list(images), return_tensors="pt", **options).to(model.device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    features = model.extract_features(**inputs)
+    return {name: features[name] for name in ("keypoints", "descriptors", "mask", "image_sizes")}
+
+
+def to_prediction(
+    features: dict[str, torch.Tensor], outputs: Any | None, images: tuple[Image.Image, Image.Image]
+) -> Prediction:
+    """The matches `outputs` of `features` in pixels of the images; without them, those of nearest descriptors."""
+    sizes = [(image.height, image.width) for image in images]
+    found = scale_keypoints(features["keypoints"][0], features["image_sizes"][0], sizes)
+    masks = features["mask"][0].bool()
+    points0, points1 = (points[mask].cpu().numpy() for points, mask in zip(found, masks))
+    if outputs is None:
+        described = zip(features["descriptors"][0].float(), masks)
+        return _predict_nearest(points0, points1, *(vectors[mask].cpu().numpy() for vectors, mask in described))
+    partners, scores = (values[0, 0][masks[0]].cpu() for values in (outputs.matches, outputs.matching_scores))
+    matched = partners > -1
+    without_padding = masks[1].cumsum(0).cpu() - 1
+    indices = torch.stack([matched.nonzero()[:, 0], without_padding[partners[matched]]], dim=1)
+    return Prediction(points0, points1, indices.numpy(), scores[matched].float().numpy())
 
 
 def _predict_nearest(

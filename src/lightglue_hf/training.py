@@ -286,9 +286,7 @@ class Recipe:
     weight_decay: float = 1e-4
     warmup_steps: int = 60
     max_grad_norm: float = 2.0
-    bf16: bool = field(
-        default_factory=fast_bfloat16, metadata={"help": "bfloat16 autocast; by default where it is fast"}
-    )
+    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default where it is fast"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
     seed: int = 0
     save_steps: int = 500
@@ -299,6 +297,10 @@ class Recipe:
         },
     )
     report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None:  # no default_factory: HfArgumentParser takes it for False
+            self.bf16 = fast_bfloat16()
 
     def data_device(self) -> torch.device:
         """Where the pairs are made: other processes cannot hand over tensors of a GPU."""
@@ -323,6 +325,7 @@ class DetectorRecipe(Recipe):
     encoder_hidden_sizes: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
     decoder_hidden_size: int = 128
     descriptor_decoder_dim: int = 64
+    batch_norm: bool = field(default=True, metadata={"help": "train with batch norms, which are folded at the end"})
 
 
 @dataclass
@@ -415,7 +418,7 @@ class MatcherCollator:
             multi_plane=recipe.multi_plane,
             unrelated=recipe.unrelated,
         )
-        batch = detected_features(self.extractor, {"pixel_values": pairs.images[:, :, None]}, recipe.bf16)
+        batch = detected_features(self.extractor, {"pixel_values": pairs.images[:, :, None]}, bool(recipe.bf16))
         labels = ground_truth_matches(batch["keypoints"], batch["mask"].bool(), pairs.homographies, pairs.layers)
         return {**batch, "labels": labels}
 
@@ -458,7 +461,7 @@ class PosedCollator:
         photos = [[load_image(path) for path in pair.images] for pair in pairs]
         inputs = self.processor(photos, return_tensors="pt").to(self.extractor.device)
         sizes = [[(photo.height, photo.width) for photo in both] for both in photos]
-        features = detected_features(self.extractor, inputs, self.recipe.bf16)
+        features = detected_features(self.extractor, inputs, bool(self.recipe.bf16))
         return {name: values.cpu() for name, values in features.items()}, sizes  # depth maps are read there
 
     def stored(self, pairs: Sequence[DepthPair]) -> tuple[dict[str, Tensor], list[Any]]:
@@ -540,8 +543,10 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
 
     Raises:
         ImportError: accelerate is not installed.
-        ValueError: the directory holds the run of another recipe.
+        ValueError: the directory holds the run of another recipe, or a new detector is to do without batch norms.
     """
+    if recipe.initial_model is None and not recipe.batch_norm:
+        raise ValueError("only a trained detector goes on without batch norms: give initial_model, or batch_norm")
     arguments = training_arguments(recipe)
     with arguments.main_process_first():
         keep_recipe(recipe)
@@ -555,12 +560,14 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
             max_keypoints=1024,
         )
         model = SuperPointForKeypointDetection(config)
-        insert_batch_norm(model)
     else:
         model = load_detector(recipe.initial_model)
-        insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"].cpu())
+    if recipe.batch_norm:
+        trained = recipe.initial_model is not None
+        insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"].cpu() if trained else None)
     fit(DetectorWithScale(model), collator, arguments, recipe)
-    fold_batch_norm(model)
+    if recipe.batch_norm:
+        fold_batch_norm(model)
     if arguments.should_save:
         model.eval().save_pretrained(recipe.output_dir)
     return model
@@ -662,7 +669,7 @@ def training_arguments(recipe: Recipe) -> Any:
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.01},
         warmup_steps=recipe.warmup_steps,
-        bf16=recipe.bf16,
+        bf16=bool(recipe.bf16),
         gradient_checkpointing=recipe.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),
         # without a GPU accelerate has to be told; told of it with one process alone, it expects others
