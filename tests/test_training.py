@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import HfArgumentParser
 
 from lightglue_hf import (
     LightGlueForKeypointMatching,
     SuperPointConfig,
     SuperPointForKeypointDetection,
     bundled_checkpoint,
+    training,
 )
 from lightglue_hf.detectors.superpoint import CELL
 from lightglue_hf.homographies import sample_pairs
@@ -156,6 +158,17 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path):
             path.rmdir()
     resumed = train_detector(halves).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_bfloat16_is_the_default_where_it_is_fast(monkeypatch):
+    """On the command line, too."""
+    for fast in (True, False):
+        monkeypatch.setattr(training, "fast_bfloat16", lambda fast=fast: fast)
+        for recipe in (DetectorRecipe, MatcherRecipe):
+            parser = HfArgumentParser(recipe)
+            assert parser.parse_args_into_dataclasses(["--output_dir", "run"])[0].bf16 == fast
+            assert parser.parse_args_into_dataclasses(["--output_dir", "run", "--bf16", "false"])[0].bf16 is False
+            assert parser.parse_args_into_dataclasses(["--output_dir", "run", "--bf16", "true"])[0].bf16 is True
 
 
 def test_another_recipe_does_not_go_on_with_a_run(detector):
@@ -329,6 +342,18 @@ def test_going_on_from_a_detector_keeps_its_function(detector, tmp_path):
     recipe = DetectorRecipe(str(tmp_path), initial_model=str(detector), pairs=8, save_steps=1000, **SMALL)
     train_detector(recipe)
     assert SuperPointForKeypointDetection.from_pretrained(tmp_path).config.encoder_hidden_sizes == [8, 8, 16, 16]
+
+
+def test_a_trained_detector_goes_on_without_batch_norms(detector, tmp_path):
+    recipe = {"pairs": 8, "save_steps": 1000, "learning_rate": 1e-6, "batch_norm": False, **SMALL}
+    with pytest.raises(ValueError, match="give initial_model, or batch_norm"):
+        train_detector(DetectorRecipe(str(tmp_path / "new"), **recipe))
+    before = SuperPointForKeypointDetection.from_pretrained(detector).state_dict()
+    train_detector(DetectorRecipe(str(tmp_path / "run"), initial_model=str(detector), **recipe))
+    after = SuperPointForKeypointDetection.from_pretrained(tmp_path / "run").state_dict()
+    assert set(before) == set(after)
+    changes = [(after[name] - before[name]).abs().max() for name in before]
+    assert 0 < max(changes) < 1e-4
 
 
 @pytest.mark.slow
