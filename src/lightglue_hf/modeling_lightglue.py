@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
-from .detectors.superpoint import CheckedLoading, vector
+from .detectors.superpoint import CheckedLoading, is_traced, vector
 
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
 BEHIND = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
@@ -127,8 +127,13 @@ class LightGluePositionalEncoder(nn.Module):
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the adjacent pairs of `(batch, heads, n, head_dim)` by the angles of `(batch, n, head_dim / 2)`."""
     cos, sin = (angle[:, None] for angle in rotary)
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(x.dtype)
+    pairs = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (-1, 2))
+    if is_traced():  # compilers and exporters know no complex numbers
+        even, odd = pairs.unbind(-1)
+        rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1)
+    else:  # in one pass
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return rotated.flatten(-2).to(x.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -245,6 +250,7 @@ class LightGlueAttention(nn.Module):
             cross: to the other image of the pair.
             output_attentions: also return the weights `(2 * pairs, heads, n, n)`, computed by plain attention.
         """
+        hidden = as_autocast(hidden)
         query = self.split_heads(self.q_proj(hidden))
         key = query if cross and self.shares_projection() else self.split_heads(self.k_proj(hidden))
         value = self.split_heads(self.v_proj(hidden))
@@ -282,6 +288,12 @@ class LightGlueAttention(nn.Module):
         attend = ALL_ATTENTION_FUNCTIONS[implementation]
         attended, _ = attend(self, query, key, value, additive, dropout=dropout, scaling=self.scaling)
         return attended.transpose(1, 2), None
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """In the type that autocast, if enabled, gives every linear layer: converted once for several."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def swap_images(x: Tensor) -> Tensor:
@@ -322,13 +334,13 @@ class LightGlueTransformerLayer(GradientCheckpointingLayer):
             self_mask = AttentionMask(keys=mask, queries=mask)
             cross_mask = AttentionMask(keys=swap_images(mask), queries=mask)
         message, self_weights = self.self_attention(hidden, self_mask, rotary, output_attentions=output_attentions)
-        self_input = torch.cat([hidden, message], -1)
+        self_input = torch.cat([hidden.to(message.dtype), message], -1)
         self_output = self.self_mlp(self_input)
         middle = hidden + self_output
         message, cross_weights = self.cross_attention(
             middle, cross_mask, cross=True, output_attentions=output_attentions
         )
-        cross_input = torch.cat([middle, message], -1)
+        cross_input = torch.cat([middle.to(message.dtype), message], -1)
         cross_output = self.cross_mlp(cross_input)
         output = middle + cross_output
         states = (hidden, middle, self_input, self_output, output, cross_input, cross_output)
@@ -387,7 +399,7 @@ class Assignment:
             similarity = similarity.masked_fill(excluded, MASKED)
         row_offset = certainty[:, 0] - similarity.logsumexp(2)
         column_offset = certainty[:, 1] - similarity.logsumexp(1)
-        log_p = 2 * similarity + row_offset[:, :, None] + column_offset[:, None, :]
+        log_p = torch.add(row_offset[:, :, None] + column_offset[:, None, :], similarity, alpha=2)
         if mask is not None:
             log_p = log_p.masked_fill(excluded, -math.inf)
         return cls(log_p, matchability, mask)
@@ -395,19 +407,19 @@ class Assignment:
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
         """Mutually best pairs: matches `(pairs, 2, n)`, -1 for none or not above the threshold, and their scores."""
         best, matches0 = self.log_p.max(2)
-        matches1 = self.log_p.argmax(1)
         # of the mask, if there is one: ONNX's exporter takes the other's number of points for a constant
         n = (self.matchability if self.mask is None else self.mask).shape[2]
-        indices = torch.arange(n, device=self.log_p.device)
-        mutual0 = matches1.gather(1, matches0) == indices
-        mutual1 = matches0.gather(1, matches1) == indices
+        indices = torch.arange(n, device=self.log_p.device).expand_as(matches0)
+        # the maximum of a column costs a tenth of its place, which only a row that attains it needs to know
+        attained = (best >= self.log_p.amax(1).gather(1, matches0)) & (best > -math.inf)
+        matches1 = torch.full_like(F.pad(matches0, (0, 1)), -1)
+        matches1 = matches1.scatter(1, torch.where(attained, matches0, n), indices)[:, :n]
+        mutual0 = attained & (matches1.gather(1, matches0) == indices)  # of equal maxima one counts
+        mutual1 = matches1 >= 0
         scores0 = best.exp() * mutual0
-        scores1 = scores0.gather(1, matches1) * mutual1
+        scores1 = scores0.gather(1, matches1.clamp(min=0)) * mutual1
         scores = torch.stack([scores0, scores1], 1)
         valid = torch.stack([mutual0, mutual1], 1) & (scores > filter_threshold)
-        if self.mask is not None:  # a threshold below 0 must not match padding
-            other_has_points = self.mask.flip(1).any(-1, keepdim=True)
-            valid = valid & self.mask & other_has_points
         return torch.stack([matches0, matches1], 1).masked_fill(~valid, -1), scores
 
     def negative_log_likelihood(self, labels: Tensor) -> Tensor:
@@ -808,7 +820,10 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             pair=torch.arange(batch, device=keypoints.device),
             index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
             mask=mask,
-            descriptors=self.input_projection(descriptors.to(self.positional_encoder.projector.weight.dtype)),
+            # contiguous: detectors may lay them out by feature, and sums would keep that through all layers
+            descriptors=self.input_projection(
+                descriptors.to(self.positional_encoder.projector.weight.dtype).contiguous()
+            ),
             cos=cos,
             sin=sin,
         )
@@ -976,7 +991,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
 
     def _refuse_non_finite(self, **tensors: Tensor | None) -> None:
         """Raise a ValueError that names the tensor with NaN or Inf; not where looking would wait for the device."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_traced():
             return
         for name, tensor in tensors.items():
             if tensor is None or (self._is_static() and tensor.device.type != "cpu"):

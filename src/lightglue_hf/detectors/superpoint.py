@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 CELL = 8  # pixels a side of the cell that one score vector and one descriptor describe
+STRIP = 1 << 16  # pixels that are convolved at once on a CPU: 64 channels of them fit into the caches
 DESCRIPTOR_GRIDS = ("stretched", "centred")
 
 
@@ -125,6 +126,11 @@ class SuperPointKeypointDescriptionOutput(ModelOutput):
 def vector(a: int, b: int, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
     """`(2,)`, made on the device: `torch.tensor` would copy it there, and wait for that."""
     return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in (a, b)])
+
+
+def is_traced() -> bool:
+    """Whether a graph is made, which is to serve other values too."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def max_pool(scores: Tensor, radius: int) -> Tensor:
@@ -239,6 +245,15 @@ def pool_cells(hidden: Tensor, min_pooled: int) -> Tensor:
     return torch.cat([F.max_pool2d(hidden[:, :split], 2), -F.max_pool2d(-hidden[:, split:], 2)], 1)
 
 
+def in_parts(module: nn.Module, x: Tensor) -> bool:
+    """Whether to compute image by image and strip by strip: what is written is still in the caches when it is read.
+
+    Memory is reused, too, where the operating system would hand out new pages. On accelerators more at once is
+    better, batch statistics and gradients need the whole, and a graph is for other sizes, too.
+    """
+    return x.device.type == "cpu" and not (module.training or torch.is_grad_enabled() or is_traced())
+
+
 class SuperPointConvBlock(nn.Module):
     """Two 3x3 convolutions, each followed by ReLU, and a 2x2 pooling."""
 
@@ -250,11 +265,30 @@ class SuperPointConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, hidden: Tensor, valid: Tensor | None = None) -> Tensor:
-        for conv in (self.conv_a, self.conv_b):
-            hidden = conv(hidden).relu_()
-            if valid is not None:  # the next convolution sees zeros outside each image, as if it were alone
-                hidden = hidden * valid
-        return pool_cells(hidden, self.min_pooled) if self.pool else hidden
+        """`(batch, channels, height, width)`; `valid` is `(batch, 1, height, width)`, 0 outside an image."""
+        height, width = hidden.shape[-2:]
+        strips = -(-height * width // STRIP) if in_parts(self, hidden) and self.pool else 1
+        if strips == 1:
+            return self.convolve(hidden, valid)
+        rows = 2 * -(-height // (2 * strips))
+        pooled = []
+        for i in range(0, height, rows):
+            first = max(i - 2, 0)  # two rows more, which the convolutions see
+            window = slice(first, i + rows + 2)
+            strip = self.convolve(hidden[:, :, window], None if valid is None else valid[:, :, window])
+            pooled.append(strip[:, :, (i - first) // 2 :][:, :, : rows // 2])
+        return torch.cat(pooled, 2)
+
+    def convolve(self, hidden: Tensor, valid: Tensor | None) -> Tensor:
+        hidden = self.conv_a(hidden).relu_()
+        if valid is not None:  # the next convolution sees zeros outside each image, as if it were alone
+            hidden = hidden * valid
+        hidden = self.conv_b(hidden)
+        if self.pool:  # before what is the same on a quarter of the pixels; an image ends between windows
+            hidden = pool_cells(hidden, self.min_pooled)
+            valid = None if valid is None else valid[:, :, ::2, ::2]
+        hidden = hidden.relu_()
+        return hidden if valid is None else hidden * valid
 
 
 class SuperPointEncoder(nn.Module):
@@ -277,7 +311,7 @@ class SuperPointEncoder(nn.Module):
             hidden = block(hidden, valid)
             outputs.append(hidden)
             if valid is not None and block.pool:
-                valid = F.max_pool2d(valid, 2)
+                valid = valid[:, :, ::2, ::2]
         return tuple(outputs)
 
 
@@ -434,11 +468,10 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
             cells = ((image_sizes + CELL - 1) // CELL).minimum(vector(rows, columns, image_sizes.device))
             valid = inside(CELL * cells, *pixel_values.shape[-2:])[:, None].to(pixel_values.dtype)
         # One channel, laid out as channels last: the convolutions keep that and are about twice as fast on a CPU.
-        hidden_states = self.encoder(grey[..., None].permute(0, 3, 1, 2), valid)
-        logits = self.keypoint_decoder(hidden_states[-1])
-        descriptor_map = self.descriptor_decoder(hidden_states[-1])
+        maps = self._maps(grey[..., None].permute(0, 3, 1, 2), valid, bool(output_hidden_states))
+        logits, descriptor_map, *hidden_states = maps
 
-        states = hidden_states if output_hidden_states else None
+        states = tuple(hidden_states) if output_hidden_states else None
         if labels is not None:
             loss = superpoint_loss(logits, descriptor_map, **labels, grid=config.descriptor_grid)
             outputs = SuperPointKeypointDescriptionOutput(loss=loss, hidden_states=states)
@@ -462,6 +495,17 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
             hidden_states=states,
         )
         return outputs if return_dict else outputs.to_tuple()
+
+    def _maps(self, grey: Tensor, valid: Tensor | None, output_hidden_states: bool) -> tuple[Tensor, ...]:
+        """What the network makes of images: logits, descriptors, and the hidden states if asked for."""
+        if in_parts(self, grey) and len(grey) > 1:
+            masks = [None] * len(grey) if valid is None else valid.expand(len(grey), -1, -1, -1).split(1)
+            parts = [self._maps(*part, output_hidden_states) for part in zip(grey.split(1), masks)]
+            return tuple(torch.cat(maps) for maps in zip(*parts))
+        hidden_states = self.encoder(grey, valid)
+        features = hidden_states[-1]
+        maps = self.keypoint_decoder(features), self.descriptor_decoder(features)
+        return (*maps, *hidden_states) if output_hidden_states else maps
 
     def _away_from_borders(self, scores: Tensor, image_sizes: Tensor | None) -> Tensor:
         """`(batch or 1, height, width)` bool: the pixels where a keypoint may lie."""
