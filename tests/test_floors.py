@@ -153,3 +153,34 @@ def test_import_loads_nothing_heavy():
     code = f"import sys, lightglue_hf; print(*sorted({heavy!r} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
+
+
+def test_import_leaves_the_models_for_later():
+    code = (
+        "import sys, lightglue_hf; slow = {'transformers.modeling_utils', 'transformers.models.auto.modeling_auto'};"
+        "print(*slow & set(sys.modules));"
+        "from transformers import AutoModel; print('lightglue_hf.modeling_lightglue' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == ["", "True"]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("lightglue_hf.modeling_lightglue", "AutoModel._model_mapping[m.LightGlueConfig].__module__"),
+        ("lightglue_hf.configuration_lightglue", "CONFIG_MAPPING['superpoint'].__module__"),
+        (
+            "lightglue_hf.pipeline_keypoint_matching",
+            "pipelines.PIPELINE_REGISTRY.supported_tasks['keypoint-matching']['impl'].__module__",
+        ),
+        ("transformers.models.auto.modeling_auto", "AutoModel._model_mapping[m.LightGlueConfig].__module__"),
+    ],
+)
+def test_classes_are_registered_in_whatever_order_modules_are_imported(first, then):
+    code = (
+        f"import {first}, lightglue_hf as m; from transformers import AutoModel, CONFIG_MAPPING, pipelines;"
+        f"print({then})"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("lightglue_hf.")

@@ -2,7 +2,7 @@
 
 Importing this package registers its classes: `AutoConfig`, `AutoModel`, `AutoModelForKeypointMatching`,
 `AutoModelForKeypointDetection`, `AutoImageProcessor` and `pipeline("keypoint-matching")` then give them in place of
-transformers' own.
+transformers' own. Neither transformers' models nor ours are imported before they are used.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ _MODULES = {
     "KeypointFeatures": "modeling_lightglue",
     "LightGlueImageProcessor": "image_processing_lightglue",
     "KeypointMatchingPipeline": "pipeline_keypoint_matching",
-    "SuperPointConfig": "detectors.superpoint",
+    "SuperPointConfig": "detectors.configuration_superpoint",
     "SuperPointForKeypointDetection": "detectors.superpoint",
     "OVModelForKeypointMatching": "runtime",
     "ORTModelForKeypointMatching": "runtime",

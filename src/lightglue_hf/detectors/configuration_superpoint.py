@@ -1,0 +1,92 @@
+"""Configuration of SuperPoint, readable by and from transformers' own."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import PretrainedConfig
+
+CELL = 8  # pixels a side of the cell that one score vector and one descriptor describe
+DESCRIPTOR_GRIDS = ("stretched", "centred")
+
+
+class SuperPointConfig(PretrainedConfig):
+    """Configuration of [`SuperPointForKeypointDetection`].
+
+    Args:
+        encoder_hidden_sizes: channels of the four encoder blocks; all but the last end in a 2x2 max-pooling.
+        decoder_hidden_size: channels of the hidden layer of both decoders.
+        keypoint_decoder_dim: 65: the 64 pixels of a cell and "no keypoint".
+        descriptor_decoder_dim: width of the descriptors.
+        keypoint_threshold: a keypoint's score is strictly greater.
+        max_keypoints: the best so many of each image are kept; -1 keeps all.
+        nms_radius: pixels; no two keypoints of an image are nearer than this along both axes.
+        border_removal_distance: pixels; keypoints nearer to an image border are removed.
+        remove_far_borders: remove them at the right and bottom borders too. `False` is what transformers' own
+            SuperPoint does (at the left and top only); configurations saved without this field are read as `False`.
+        descriptor_grid: where the map of cells is sampled for a pixel k: "stretched", Magic Leap's, at
+            (k - 3.5) / (8 cells - 4.5) of its length; or "centred", SuperPoint-Open's, where the centres of the cells
+            really lie, (k - 3.5) / 8.
+        min_pooled_channels: of each of the first three encoder blocks, so many last channels are pooled to their
+            minimum: what is left of a batch norm of negative scale, folded (SuperPoint-Open).
+        initializer_range: standard deviation of the weights of a new model.
+
+    Raises:
+        ValueError: a number out of its range, named.
+    """
+
+    model_type = "superpoint"
+
+    def __init__(
+        self,
+        encoder_hidden_sizes: Iterable[int] = (64, 64, 128, 128),
+        decoder_hidden_size: int = 256,
+        keypoint_decoder_dim: int = CELL**2 + 1,
+        descriptor_decoder_dim: int = 256,
+        keypoint_threshold: float = 0.005,
+        max_keypoints: int = -1,
+        nms_radius: int = 4,
+        border_removal_distance: int = 4,
+        remove_far_borders: bool = True,
+        descriptor_grid: str = "stretched",
+        min_pooled_channels: Iterable[int] = (0, 0, 0),
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder_hidden_sizes = list(encoder_hidden_sizes)
+        if len(self.encoder_hidden_sizes) != 4:
+            raise ValueError(f"encoder_hidden_sizes must have four entries, got {self.encoder_hidden_sizes}")
+        if keypoint_decoder_dim != CELL**2 + 1:
+            raise ValueError(f"keypoint_decoder_dim must be {CELL**2 + 1}, got {keypoint_decoder_dim}")
+        if nms_radius < 0:
+            raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
+        if border_removal_distance < 0:
+            raise ValueError(f"border_removal_distance must be at least 0, got {border_removal_distance}")
+        if descriptor_grid not in DESCRIPTOR_GRIDS:
+            raise ValueError(f"descriptor_grid must be one of {DESCRIPTOR_GRIDS}, got {descriptor_grid!r}")
+        self.min_pooled_channels = list(min_pooled_channels)
+        widths = self.encoder_hidden_sizes[:3]
+        if len(self.min_pooled_channels) != 3 or not all(
+            0 <= count <= width for count, width in zip(self.min_pooled_channels, widths)
+        ):
+            raise ValueError(
+                f"min_pooled_channels must be three counts of at most {widths}, got {self.min_pooled_channels}"
+            )
+        self.decoder_hidden_size = decoder_hidden_size
+        self.keypoint_decoder_dim = keypoint_decoder_dim
+        self.descriptor_decoder_dim = descriptor_decoder_dim
+        self.keypoint_threshold = keypoint_threshold
+        self.max_keypoints = max_keypoints
+        self.nms_radius = nms_radius
+        self.border_removal_distance = border_removal_distance
+        self.remove_far_borders = remove_far_borders
+        self.descriptor_grid = descriptor_grid
+        self.initializer_range = initializer_range
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SuperPointConfig":
+        """As in transformers; a saved configuration without `remove_far_borders` keeps the Hub's behaviour."""
+        return super().from_dict({"remove_far_borders": False, **config_dict}, **kwargs)
+
+
+__all__ = ["SuperPointConfig"]
