@@ -9,6 +9,7 @@ to be unmatchable are pruned), where every pair of a batch gets exactly what it 
 import inspect
 import math
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
-from .detectors.superpoint import CheckedLoading, is_traced, vector
+from .detectors.superpoint import CheckedLoading, in_parts, is_traced, vector
 
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
 BEHIND = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
+POINTS_AT_ONCE = 1 << 12  # on a CPU, of all pairs that are matched together; with more, the caches do not hold a layer
 UNMATCHED, IGNORED = -1, -2  # in labels
 
 
@@ -548,6 +550,11 @@ class Record:
         if self.attentions is not None:
             self.attentions += tuple(a for a in attentions if a is not None)
 
+    @property
+    def nothing(self) -> bool:
+        """Whether neither was asked for."""
+        return self.hidden_states is None and self.attentions is None
+
 
 class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
     config_class = LightGlueConfig
@@ -717,20 +724,20 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         keypoints = keypoints.float()
         relative = None if image_sizes is None else keypoints / image_sizes.flip(-1)[:, :, None, :]
         mask_output = torch.ones_like(keypoints[..., 0], dtype=torch.int32) if mask is None else mask.int()
+        mask = None if mask is None else mask.bool()
 
-        if mask is not None:
-            mask = mask.bool()
-            if not self._is_static() and bool(mask.all()):
-                mask = None
-        points = self._points(keypoints, descriptors, mask, image_sizes, scales, orientations)
+        features = keypoints, descriptors, mask, image_sizes, scales, orientations
         record = Record(output_hidden_states, output_attentions)
         loss = result = None
         if labels is not None:
-            loss = self._loss(points, labels, record)
-        elif self._is_static() or keypoints.shape[2] == 0:
-            result = self._match_all_layers(points, mask_output.bool(), record)
+            loss = self._loss(self._points(*features), labels, record)
+        elif record.nothing and in_parts(self, keypoints):
+            at_once = max(1, POINTS_AT_ONCE // max(1, 2 * keypoints.shape[2]))
+            parts = zip(*(repeat(None) if x is None else x.split(at_once) for x in features))
+            results = [vars(self._match(*part, record)) for part in parts]
+            result = Result(**{name: torch.cat([r[name] for r in results]) for name in results[0]})
         else:
-            result = self._match_adaptively(points, mask_output.bool(), record)
+            result = self._match(*features, record)
         return LightGlueKeypointMatchingOutput(
             loss=loss,
             keypoints=relative,
@@ -796,6 +803,24 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         return outputs if return_dict else outputs.to_tuple()
 
     # -- how the layers are run
+
+    def _match(
+        self,
+        keypoints: Tensor,
+        descriptors: Tensor,
+        mask: Tensor | None,
+        image_sizes: Tensor | None,
+        scales: Tensor | None,
+        orientations: Tensor | None,
+        record: Record,
+    ) -> Result:
+        valid = torch.ones_like(keypoints[..., 0], dtype=torch.bool) if mask is None else mask
+        if mask is not None and not self._is_static() and bool(mask.all()):
+            mask = None
+        points = self._points(keypoints, descriptors, mask, image_sizes, scales, orientations)
+        if self._is_static() or keypoints.shape[2] == 0:
+            return self._match_all_layers(points, valid, record)
+        return self._match_adaptively(points, valid, record)
 
     def _is_static(self) -> bool:
         """No stopping and no pruning: shapes do not depend on values, and nothing waits for the device."""
