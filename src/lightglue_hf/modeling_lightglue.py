@@ -734,7 +734,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         elif record.nothing and in_parts(self, keypoints):
             at_once = max(1, POINTS_AT_ONCE // max(1, 2 * keypoints.shape[2]))
             parts = zip(*(repeat(None) if x is None else x.split(at_once) for x in features))
-            results = [vars(self._match(*part, record)) for part in parts]
+            results = [vars(self._match(*part, record)) for part in parts]  # type: ignore[call-arg] # six of them
             result = Result(**{name: torch.cat([r[name] for r in results]) for name in results[0]})
         else:
             result = self._match(*features, record)
