@@ -210,7 +210,7 @@ def insert_batch_norm(model: SuperPointForKeypointDetection, images: Tensor | No
         for conv in (model.keypoint_decoder.conv_score_b, model.descriptor_decoder.conv_descriptor_b):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
     else:
-        model(images)
+        model.train()(images)  # not in training it would go through in parts
     for (parent, name), norm in zip(convolutions_before_relu(model), norms):
         conv = getattr(parent, name)
         conv._forward_hooks.clear()
