@@ -3,6 +3,11 @@
 Needs the extras `onnx` and `openvino` (make test-export); each backend is skipped where its packages are missing.
 """
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -264,6 +269,47 @@ def test_openvino_reads_the_onnx_file(tmp_path, checkpoint, model, adaptive):
             assert (found["matches"][:, :, :n] == wanted.matches.numpy()).mean() > 0.8
         else:
             assert_same(found, wanted, fields, scores)
+
+
+MAIN = """
+#include <cstdio>
+int main(int, char** argv) {
+    size_t n = std::stoul(argv[2]), d = std::stoul(argv[3]);
+    std::vector<float> keypoints(4 * n), descriptors(2 * n * d);
+    std::vector<int32_t> mask(2 * n);
+    std::vector<int64_t> sizes(4);
+    size_t read = fread(keypoints.data(), 4, 4 * n, stdin) + fread(descriptors.data(), 4, 2 * n * d, stdin);
+    read += fread(mask.data(), 4, 2 * n, stdin) + fread(sizes.data(), 8, 4, stdin);
+    auto matcher = ov::Core().compile_model(argv[1], "CPU", ov::hint::inference_precision(ov::element::f32));
+    for (int64_t partner : match(matcher, n, d, keypoints.data(), descriptors.data(), mask.data(), sizes.data()))
+        printf("%ld ", long(partner));
+    return read == 6 * n + 2 * n * d + 4 ? 0 : 1;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_the_cpp_of_its_page(checkpoint, tmp_path, model):
+    """The headers and libraries are those of OpenVINO's Python package."""
+    openvino = pytest.importorskip("openvino")
+    export(checkpoint, tmp_path, "openvino", ExportOptions(parts=("matcher",), validate=False))
+    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+    (snippet,) = (block for block in re.findall(r"```cpp\n(.*?)```", page, re.DOTALL) if "openvino" in block)
+    (tmp_path / "main.cpp").write_text(snippet + MAIN)
+    package = Path(openvino.__file__).parent
+    (library,) = (package / "libs").glob("libopenvino.so.*")
+    command = ["g++", "-std=c++17", "-I", package / "include", "main.cpp", library, f"-Wl,-rpath,{library.parent}"]
+    subprocess.run([*command, "-o", "main"], cwd=tmp_path, check=True)
+    source = Source(model, None, ExportOptions(parts=("matcher",), num_keypoints=70))
+    features = module._random_features(source, 1, 48, 64, seed=1)
+    with torch.no_grad():
+        wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
+    names = ("keypoints", "descriptors", "mask", "image_sizes")
+    given = b"".join(features[name].tobytes() for name in names)
+    run = ["./main", "openvino_matcher.xml", "70", str(features["descriptors"].shape[-1])]
+    printed = subprocess.run(run, cwd=tmp_path, input=given, check=True, capture_output=True).stdout
+    assert [int(partner) for partner in printed.split()] == wanted.matches.flatten().tolist()
+    assert (wanted.matches >= 0).any()
 
 
 # -- faults

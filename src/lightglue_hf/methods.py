@@ -51,12 +51,12 @@ class Method:
 
     Args:
         name: heads its column.
-        fingerprint: of all that its predictions depend on, the images apart.
+        fingerprint: of all that its predictions depend on, the images apart; `None` where that is not known.
         predict: from two images.
     """
 
     name: str
-    fingerprint: str
+    fingerprint: str | None
     predict: Callable[[Image.Image, Image.Image], Prediction]
 
 
@@ -65,7 +65,7 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
 
     Args:
         name: heads its column.
-        model: `LightGlueForKeypointMatching`.
+        model: `LightGlueForKeypointMatching`, or a runtime of exported graphs, whose predictions are never kept.
         processor: its `LightGlueImageProcessor`.
         longer_side: resize images to so many pixels; as the processor is configured, by default.
         nearest: match mutual nearest descriptors, instead of by the model.
@@ -76,23 +76,28 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
     def predict(image0: Image.Image, image1: Image.Image) -> Prediction:
         inputs = processor([image0, image1], return_tensors="pt", **options).to(model.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        features = model.extract_features(**inputs)
         sizes = [(image.height, image.width) for image in (image0, image1)]
-        found = scale_keypoints(features.keypoints[0], features.image_sizes[0], sizes)
-        masks = features.mask[0].bool()
-        points0, points1 = (points[mask].cpu().numpy() for points, mask in zip(found, masks))
+
+        def in_photos(keypoints: torch.Tensor, found: Any) -> list[np.ndarray]:
+            points = scale_keypoints(keypoints, found.image_sizes[0], sizes)
+            return [each[mask].float().cpu().numpy() for each, mask in zip(points, found.mask[0].bool())]
+
         if nearest:
-            described = zip(features.descriptors[0].float(), masks)
-            return _predict_nearest(points0, points1, *(vectors[mask].cpu().numpy() for vectors, mask in described))
-        outputs = model.match_features(
-            features.keypoints, features.descriptors, features.mask, image_sizes=features.image_sizes
-        )
+            features = model.extract_features(**inputs)
+            described = zip(features.descriptors[0].float(), features.mask[0].bool())
+            descriptors = [vectors[mask].cpu().numpy() for vectors, mask in described]
+            return _predict_nearest(*in_photos(features.keypoints[0], features), *descriptors)
+        outputs = model(**inputs)
+        points = in_photos(outputs.keypoints[0].double() * outputs.image_sizes[0].flip(-1)[:, None], outputs)
+        masks = outputs.mask[0].bool()
         partners, scores = (values[0, 0][masks[0]].cpu() for values in (outputs.matches, outputs.matching_scores))
         matched = partners > -1
         without_padding = masks[1].cumsum(0).cpu() - 1
         indices = torch.stack([matched.nonzero()[:, 0], without_padding[partners[matched]]], dim=1)
-        return Prediction(points0, points1, indices.numpy(), scores[matched].float().numpy())
+        return Prediction(*points, indices.numpy(), scores[matched].float().numpy())
 
+    if not isinstance(model, torch.nn.Module):
+        return Method(name, None, predict)
     programs = torch.__version__, transformers.__version__, model.device.type
     settings = model.config.to_json_string(), processor.to_json_string(), options, nearest
     weights = (part for item in model.state_dict().items() for part in item)
@@ -196,7 +201,7 @@ def cached_prediction(
         cache: a directory, made if need be; without it nothing is read or written. A file that cannot be read, as
             after a full disk, is made again.
     """
-    if cache is None:
+    if cache is None or method.fingerprint is None:
         return method.predict(*images)
     pixels = (part for image in images for part in to_pixels(image))
     path = cache / f"{_digest(method.fingerprint, *pixels)}.npz"
