@@ -258,10 +258,8 @@ def _methods(args: argparse.Namespace) -> list[Method]:
     from .modeling_lightglue import LightGlueForKeypointMatching
 
     processor, model = _load_configured(args)
-    exported = hasattr(model, "engine")
-    if not exported and (
-        not isinstance(model, LightGlueForKeypointMatching) or not model.config.use_keypoint_detector
-    ):
+    is_model = isinstance(model, LightGlueForKeypointMatching)
+    if not (is_model or hasattr(model, "engine")) or not model.config.use_keypoint_detector:
         raise CommandError(f"{args.model} is no LightGlue model with a keypoint detector")
     name = Path(args.model).name
     methods: dict[str, Callable[[], Method]] = {
