@@ -179,7 +179,7 @@ def quality(photos: Path, posed_pairs: tuple[str, str] | None, samples: int) -> 
         }
         models = {}
         for kind, (precision, options) in kinds.items():
-            print(*export(model, Path(name, kind), "openvino", ExportOptions(**options)), flush=True)
+            export(model, Path(name, kind), "openvino", ExportOptions(validate=False, **options))
             hint = {"INFERENCE_PRECISION_HINT": precision}
             models[kind] = OVModelForKeypointMatching.from_pretrained(Path(name, kind), ov_config=hint)
         datasets = [BUILT_IN["stereo"](), BUILT_IN["warped-easy"](), *([posed(*posed_pairs)] if posed_pairs else [])]

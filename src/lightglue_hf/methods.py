@@ -78,15 +78,16 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         sizes = [(image.height, image.width) for image in (image0, image1)]
 
-        def in_photos(keypoints: torch.Tensor, found: Any) -> list[np.ndarray]:
-            points = scale_keypoints(keypoints, found.image_sizes[0], sizes)
-            return [each[mask].float().cpu().numpy() for each, mask in zip(points, found.mask[0].bool())]
+        def in_photos(keypoints: torch.Tensor, found: Any) -> tuple[np.ndarray, np.ndarray]:
+            points = scale_keypoints(keypoints, found.image_sizes[0], sizes).float()
+            first, second = (each[mask].cpu().numpy() for each, mask in zip(points, found.mask[0].bool()))
+            return first, second
 
         if nearest:
             features = model.extract_features(**inputs)
             described = zip(features.descriptors[0].float(), features.mask[0].bool())
-            descriptors = [vectors[mask].cpu().numpy() for vectors, mask in described]
-            return _predict_nearest(*in_photos(features.keypoints[0], features), *descriptors)
+            first, second = (vectors[mask].cpu().numpy() for vectors, mask in described)
+            return _predict_nearest(*in_photos(features.keypoints[0], features), first, second)
         outputs = model(**inputs)
         points = in_photos(outputs.keypoints[0].double() * outputs.image_sizes[0].flip(-1)[:, None], outputs)
         masks = outputs.mask[0].bool()
@@ -96,7 +97,7 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
         indices = torch.stack([matched.nonzero()[:, 0], without_padding[partners[matched]]], dim=1)
         return Prediction(*points, indices.numpy(), scores[matched].float().numpy())
 
-    if not isinstance(model, torch.nn.Module):
+    if hasattr(model, "engine"):
         return Method(name, None, predict)
     programs = torch.__version__, transformers.__version__, model.device.type
     settings = model.config.to_json_string(), processor.to_json_string(), options, nearest
