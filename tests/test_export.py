@@ -3,6 +3,11 @@
 Needs the extras `onnx` and `openvino` (make test-export); each backend is skipped where its packages are missing.
 """
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -244,6 +249,57 @@ def test_weights_in_half_precision(backend, checkpoint, tmp_path):
     assert sizes["fp16"] < sizes["fp32"]
 
 
+def test_weights_in_eight_bits(backend, tmp_path):
+    """Of the checkpoint in the package, because small layers stay as they are."""
+    if backend == "openvino":
+        pytest.importorskip("nncf")
+    sizes = {}
+    for weight_format in ("fp32", "int8"):
+        options = ExportOptions(parts=("matcher",), weight_format=weight_format)
+        (result,) = export(bundled_checkpoint("tiny"), tmp_path / weight_format, backend, options)
+        assert result.compared > 100
+        sizes[weight_format] = sum(f.stat().st_size for f in (tmp_path / weight_format).glob("*matcher.[bo]*"))
+    assert sizes["int8"] < 0.5 * sizes["fp32"]
+
+
+def test_opset_20(tmp_path, checkpoint):
+    needs("onnx")
+    import onnx
+
+    export(checkpoint, tmp_path, "onnx", ExportOptions(opset=20))
+    assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import}[""] == 20
+
+
+def test_fused_layers_are_the_models():
+    """Shared projections, projections of their own, grouped heads, no biases: all that the weights can be."""
+    for overrides in ({}, {"num_key_value_heads": 1}, {"attention_bias": False}):
+        model = whole_model(depth_confidence=-1, width_confidence=-1, **overrides)
+        for shared in (False, True):
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.data.normal_(std=0.3)
+            if shared and "num_key_value_heads" not in overrides:
+                for layer in model.transformer_layers:
+                    layer.cross_attention.k_proj.load_state_dict(layer.cross_attention.q_proj.state_dict())
+            hidden, angles = torch.randn(4, 9, 16), torch.randn(4, 9, 4)
+            mask = torch.rand(4, 9) < 0.7
+            mask[2] = False  # an image of nothing but padding
+            inputs = (hidden, (angles.cos(), angles.sin()), mask, False)
+            with torch.no_grad():
+                for ours, theirs in zip(module.fused(model).transformer_layers, model.transformer_layers):
+                    torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_descriptors_are_an_output_of_the_pipeline(backend, fixed, model):
+    """So that OpenVINO, where it computes in bfloat16, samples them in float32."""
+    images = different_pairs()[:1]
+    sizes = torch.tensor([48, 64]).expand(1, 2, 2)
+    with torch.no_grad():
+        wanted = model.extract_features(images, sizes)
+    found = runner(backend, fixed)(arrays(pixel_values=images, image_sizes=sizes))["descriptors"]
+    np.testing.assert_allclose(found[:, :, : wanted.descriptors.shape[2]], wanted.descriptors.numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_openvino_reads_the_onnx_file(tmp_path, checkpoint, model, adaptive):
     needs("onnx")
@@ -264,6 +320,47 @@ def test_openvino_reads_the_onnx_file(tmp_path, checkpoint, model, adaptive):
             assert (found["matches"][:, :, :n] == wanted.matches.numpy()).mean() > 0.8
         else:
             assert_same(found, wanted, fields, scores)
+
+
+MAIN = """
+#include <cstdio>
+int main(int, char** argv) {
+    size_t n = std::stoul(argv[2]), d = std::stoul(argv[3]);
+    std::vector<float> keypoints(4 * n), descriptors(2 * n * d);
+    std::vector<int32_t> mask(2 * n);
+    std::vector<int64_t> sizes(4);
+    size_t read = fread(keypoints.data(), 4, 4 * n, stdin) + fread(descriptors.data(), 4, 2 * n * d, stdin);
+    read += fread(mask.data(), 4, 2 * n, stdin) + fread(sizes.data(), 8, 4, stdin);
+    auto matcher = ov::Core().compile_model(argv[1], "CPU", ov::hint::inference_precision(ov::element::f32));
+    for (int64_t partner : match(matcher, n, d, keypoints.data(), descriptors.data(), mask.data(), sizes.data()))
+        printf("%ld ", long(partner));
+    return read == 6 * n + 2 * n * d + 4 ? 0 : 1;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_the_cpp_of_its_page(checkpoint, tmp_path, model):
+    """The headers and libraries are those of OpenVINO's Python package."""
+    openvino = pytest.importorskip("openvino")
+    export(checkpoint, tmp_path, "openvino", ExportOptions(parts=("matcher",), validate=False))
+    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+    (snippet,) = (block for block in re.findall(r"```cpp\n(.*?)```", page, re.DOTALL) if "openvino" in block)
+    (tmp_path / "main.cpp").write_text(snippet + MAIN)
+    package = Path(openvino.__file__).parent
+    (library,) = (package / "libs").glob("libopenvino.so.*")
+    command = ["g++", "-std=c++17", "-I", package / "include", "main.cpp", library, f"-Wl,-rpath,{library.parent}"]
+    subprocess.run([*command, "-o", "main"], cwd=tmp_path, check=True)
+    source = Source(model, None, ExportOptions(parts=("matcher",), num_keypoints=70))
+    features = module._random_features(source, 1, 48, 64, seed=1)
+    with torch.no_grad():
+        wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
+    names = ("keypoints", "descriptors", "mask", "image_sizes")
+    given = b"".join(features[name].tobytes() for name in names)
+    run = ["./main", "openvino_matcher.xml", "70", str(features["descriptors"].shape[-1])]
+    printed = subprocess.run(run, cwd=tmp_path, input=given, check=True, capture_output=True).stdout
+    assert [int(partner) for partner in printed.split()] == wanted.matches.flatten().tolist()
+    assert (wanted.matches >= 0).any()
 
 
 # -- faults

@@ -195,3 +195,10 @@ def test_the_command_matches_with_exported_graphs(backend, tmp_path, capsys):
     assert len(pairs[0]) > 50
     assert main([*common, saved_as[1], "--model", str(out), "--max-keypoints", "100"]) == 2
     assert "300 keypoints" in capsys.readouterr().err
+
+    pytest.importorskip("poselib")
+    evaluate = ["evaluate", "--model", str(out), "--methods", "model", "--max-keypoints", "300", "--size", "160"]
+    assert main([*evaluate, "--pair", *photos]) == 0
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["data", "figure", "out"]
+    assert rows[2][1:] == ["matches", str(len(found["keypoints0"]))]

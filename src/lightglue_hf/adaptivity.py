@@ -87,7 +87,7 @@ def measure_adaptivity(model: Any, processor: Any, dataset: Dataset, longer_side
                 one.match_features(**features)
                 seconds.append(time.perf_counter() - start)
         outputs = model.match_features(**features), whole.match_features(**features, output_hidden_states=True)
-        judged = [judge_matches(pair, to_prediction(features, output, pair.images)) for output in outputs]
+        judged = [judge_matches(pair, to_prediction(output, pair.images)) for output in outputs]
         if judged[0] is None or judged[1] is None:
             continue
         result.pairs += 1

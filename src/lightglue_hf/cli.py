@@ -127,6 +127,8 @@ def evaluate(args: argparse.Namespace) -> None:
     datasets = _datasets(args)
     if args.adaptivity:
         processor, model = _load_matcher(args)
+        if hasattr(model, "engine"):
+            raise CommandError(f"--adaptivity needs PyTorch's hidden states: {args.model} is an exported graph")
         results = [adaptivity.measure_adaptivity(model, processor, data, args.size) for data in datasets]
         table, records = adaptivity.to_markdown(results), []
     else:
@@ -282,7 +284,8 @@ def _load_matcher(args: argparse.Namespace) -> tuple[Any, Any]:
     from .modeling_lightglue import LightGlueForKeypointMatching
 
     processor, model = _load_configured(args)
-    if not isinstance(model, LightGlueForKeypointMatching) or not model.config.use_keypoint_detector:
+    is_model = isinstance(model, LightGlueForKeypointMatching)
+    if not (is_model or hasattr(model, "engine")) or not model.config.use_keypoint_detector:
         raise CommandError(f"{args.model} is no LightGlue model with a keypoint detector")
     return processor, model
 

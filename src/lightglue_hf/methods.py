@@ -51,12 +51,12 @@ class Method:
 
     Args:
         name: heads its column.
-        fingerprint: of all that its predictions depend on, the images apart.
+        fingerprint: of all that its predictions depend on, the images apart; `None` where that is not known.
         predict: from two images.
     """
 
     name: str
-    fingerprint: str
+    fingerprint: str | None
     predict: Callable[[Image.Image, Image.Image], Prediction]
 
 
@@ -65,7 +65,7 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
 
     Args:
         name: heads its column.
-        model: `LightGlueForKeypointMatching`.
+        model: `LightGlueForKeypointMatching`, or a runtime of exported graphs, whose predictions are never kept.
         processor: its `LightGlueImageProcessor`.
         longer_side: resize images to so many pixels; as the processor is configured, by default.
         nearest: match mutual nearest descriptors, instead of by the model.
@@ -73,43 +73,60 @@ def lightglue(name: str, model: Any, processor: Any, longer_side: int | None = N
 
     @torch.inference_mode()
     def predict(image0: Image.Image, image1: Image.Image) -> Prediction:
-        features = extract(model, processor, (image0, image1), longer_side)
-        outputs = None if nearest else model.match_features(**features)
-        return to_prediction(features, outputs, (image0, image1))
+        if nearest:
+            return _nearest_prediction(extract(model, processor, (image0, image1), longer_side), (image0, image1))
+        return to_prediction(model(**prepare(model, processor, (image0, image1), longer_side)), (image0, image1))
 
+    if hasattr(model, "engine"):
+        return Method(name, None, predict)
     programs = torch.__version__, transformers.__version__, model.device.type
     settings = model.config.to_json_string(), processor.to_json_string(), longer_side, nearest
     weights = (part for item in model.state_dict().items() for part in item)
     return Method(name, _digest(*_sources(), *programs, *settings, *weights), predict)
 
 
+def prepare(
+    model: Any, processor: Any, images: tuple[Image.Image, Image.Image], longer_side: int | None = None
+) -> dict[str, Any]:
+    """Two images as arguments of the model; see `lightglue`."""
+    options = {} if longer_side is None else {"size": {"longest_edge": longer_side}}
+    inputs = processor(list(images), return_tensors="pt", **options).to(model.device)
+    return {**inputs, "pixel_values": inputs["pixel_values"].to(model.dtype)}
+
+
 def extract(
     model: Any, processor: Any, images: tuple[Image.Image, Image.Image], longer_side: int | None = None
 ) -> dict[str, torch.Tensor]:
     """The features of two images, as arguments of `match_features`; see `lightglue`."""
-    options = {} if longer_side is None else {"size": {"longest_edge": longer_side}}
-    inputs = processor(list(images), return_tensors="pt", **options).to(model.device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    features = model.extract_features(**inputs)
+    features = model.extract_features(**prepare(model, processor, images, longer_side))
     return {name: features[name] for name in ("keypoints", "descriptors", "mask", "image_sizes")}
 
 
-def to_prediction(
-    features: dict[str, torch.Tensor], outputs: Any | None, images: tuple[Image.Image, Image.Image]
-) -> Prediction:
-    """The matches `outputs` of `features` in pixels of the images; without them, those of nearest descriptors."""
-    sizes = [(image.height, image.width) for image in images]
-    found = scale_keypoints(features["keypoints"][0], features["image_sizes"][0], sizes)
-    masks = features["mask"][0].bool()
-    points0, points1 = (points[mask].cpu().numpy() for points, mask in zip(found, masks))
-    if outputs is None:
-        described = zip(features["descriptors"][0].float(), masks)
-        return _predict_nearest(points0, points1, *(vectors[mask].cpu().numpy() for vectors, mask in described))
+def to_prediction(outputs: Any, images: tuple[Image.Image, Image.Image]) -> Prediction:
+    """What a model returns for two images, in pixels of the images and without padding."""
+    pixels = outputs.keypoints.double() * outputs.image_sizes.flip(-1)[:, :, None]
+    masks = outputs.mask[0].bool()
     partners, scores = (values[0, 0][masks[0]].cpu() for values in (outputs.matches, outputs.matching_scores))
     matched = partners > -1
     without_padding = masks[1].cumsum(0).cpu() - 1
     indices = torch.stack([matched.nonzero()[:, 0], without_padding[partners[matched]]], dim=1)
-    return Prediction(points0, points1, indices.numpy(), scores[matched].float().numpy())
+    points = _in_images(pixels, outputs.mask, outputs.image_sizes, images)
+    return Prediction(*points, indices.numpy(), scores[matched].float().numpy())
+
+
+def _nearest_prediction(features: dict[str, torch.Tensor], images: tuple[Image.Image, Image.Image]) -> Prediction:
+    described = zip(features["descriptors"][0].float(), features["mask"][0].bool())
+    points = _in_images(features["keypoints"], features["mask"], features["image_sizes"], images)
+    return _predict_nearest(*points, *(vectors[mask].cpu().numpy() for vectors, mask in described))
+
+
+def _in_images(
+    keypoints: torch.Tensor, masks: torch.Tensor, image_sizes: torch.Tensor, images: tuple[Image.Image, Image.Image]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The keypoints of each image of the only pair, `(n, 2)` float32, in pixels of the image itself."""
+    found = scale_keypoints(keypoints[0], image_sizes[0], [(image.height, image.width) for image in images])
+    first, second = (points[mask].float().cpu().numpy() for points, mask in zip(found, masks[0].bool()))
+    return first, second
 
 
 def _predict_nearest(
@@ -209,7 +226,7 @@ def cached_prediction(
         cache: a directory, made if need be; without it nothing is read or written. A file that cannot be read, as
             after a full disk, is made again.
     """
-    if cache is None:
+    if cache is None or method.fingerprint is None:
         return method.predict(*images)
     pixels = (part for image in images for part in to_pixels(image))
     path = cache / f"{_digest(method.fingerprint, *pixels)}.npz"

@@ -70,6 +70,7 @@ class KeypointMatchingRuntime:
         elif self.axes("pipeline"):
             image_sizes = self._sizes(pixel_values, image_sizes)
             found = self._run("pipeline", pixel_values=pixel_values, image_sizes=image_sizes)
+            del found["descriptors"]
             outputs = LightGlueKeypointMatchingOutput(**found, image_sizes=image_sizes)  # type: ignore[arg-type]
         else:
             features: Any = self.extract_features(pixel_values, image_sizes)
