@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from lightglue_hf import LightGlueConfig, bundled_checkpoint
+from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, bundled_checkpoint
 
 from . import inputs
 from .cases import ON_GPU, QUICK, TABLES, Plan, Workbench
@@ -68,10 +68,14 @@ def workbench(
     """The photos, and both checkpoints in directories; of full size unless given another configuration."""
     images = inputs.photos()
     pixels = inputs.pixel_values(images, height, width)
-    seeded = scratch / "seeded"
+    seeded, trained = scratch / "seeded", scratch / "trained"
     inputs.save(inputs.seeded_model(config or inputs.full_size_config(), pixels), seeded, height, width)
+    inputs.save(LightGlueForKeypointMatching.from_pretrained(bundled_checkpoint("tiny")), trained, height, width)
+    (scratch / "photos").mkdir()  # to quantise by
+    for i, image in enumerate(images):
+        image.save(scratch / "photos" / f"{i:02}.png")
     pairs = inputs.pairs(max(*plan.batches, plan.trained))
-    return Workbench(plan, seeded, bundled_checkpoint("tiny"), images, pixels, pairs, device, scratch)
+    return Workbench(plan, seeded, trained, images, pixels, pairs, device, scratch)
 
 
 def run(bench: Workbench, keys: list[str], pace: Pace, rates: dict[str, Work]) -> list[Row]:

@@ -34,8 +34,10 @@ from .measure import Case, Entry, Step, memory_job
 STOCK, EAGER = Contestant(TRANSFORMERS), Contestant(OURS)
 # Of matches: float32 differs by ties alone. bfloat16 is held to this on trained weights; on seeded ones, whose scores
 # lie closer together, half only shows that nothing is broken.
-REQUIRED, REQUIRED_REDUCED, SANE = 0.99, 0.97, 0.5
-REQUIRED_INT8 = 0.93
+REQUIRED, REQUIRED_REDUCED, REQUIRED_INT8 = 0.99, 0.97, 0.93
+SANE, SANE_INT8 = 0.5, 0.25
+# transformers 4.57 writes "no match" for its padding of pruned points into the last column, over what stands there
+LOST_BY_PRUNING = 2
 MATCHER_ALONE = f"{OURS}, matcher alone"
 ONE_BY_ONE = f"{TRANSFORMERS}, pair by pair"
 
@@ -84,7 +86,7 @@ class Workbench:
         pixels: `(images, 3, height, width)`, the same photos.
         pairs: pairs of photos by their numbers, as many as the largest batch.
         device: "cpu" or "cuda".
-        scratch: a directory for files.
+        scratch: a directory for files; the checkpoints' own, where graphs are exported to and photos lie.
     """
 
     plan: Plan
@@ -127,7 +129,7 @@ def words(adaptive: bool) -> str:
 
 def required(contestant: Contestant, trained: bool = False) -> float:
     if contestant.weights == "int8":
-        return REQUIRED_INT8 if trained else SANE
+        return REQUIRED_INT8 if trained else SANE_INT8
     if contestant.dtype != "float32":
         return REQUIRED_REDUCED if trained else SANE
     return REQUIRED
@@ -146,6 +148,7 @@ def matching_entry(contestant: Contestant, settings: Settings, batches: list[Ten
         found=lambda outputs: [pair for output in outputs for pair in matches_of(output)],
         dtype=None if contestant.weights == "int8" else contestant.dtype,
         missing=contestant.missing(),
+        allowed=LOST_BY_PRUNING if settings.adaptive else 0,
         **{"required": required(contestant), **options},
     )
 
@@ -206,6 +209,7 @@ def batches(bench: Workbench) -> Iterator[Case]:
                     MATCHER_ALONE,
                     partial(matcher_alone, settings, batch),
                     found=lambda outputs: matches_of(outputs[0]),
+                    allowed=LOST_BY_PRUNING if adaptive else 0,
                 )
             )
             setting = f"{count} pair{'s' if count > 1 else ''} of {keypoints} keypoints, {words(adaptive)}"
@@ -238,6 +242,7 @@ def collection(bench: Workbench) -> Iterator[Case]:
                     found=lambda outputs: matches_of(outputs[-1]),
                     dtype=contestant.dtype,
                     required=required(contestant),
+                    allowed=LOST_BY_PRUNING if adaptive else 0,
                 )
             )
 
@@ -332,10 +337,6 @@ def imports(bench: Workbench) -> Iterator[Case]:
 def runtimes(bench: Workbench) -> Iterator[Case]:
     """(g) Exported graphs, fixed to one pair."""
     pair = bench.batch(bench.pairs[:1])
-    directory = bench.scratch / "photos"
-    directory.mkdir(exist_ok=True)
-    for i, image in enumerate(bench.images):
-        image.save(directory / f"{i:02}.png")
     openvino = Contestant(OPENVINO)
     for keypoints, adaptive in ((1024, False), (1024, True), (2048, False)):
         contestants = [STOCK, EAGER, openvino, replace(openvino, dtype="bfloat16")]
@@ -353,12 +354,17 @@ def trained(bench: Workbench) -> Iterator[Case]:
     for adaptive in (False, True):
         settings = bench.settings(1024, adaptive, trained=True)
         contestants = [STOCK, EAGER, *(replace(EAGER, dtype=dtype) for dtype in bench.plan.reduced)]
+        if bench.plan.in_full:
+            contestants += [replace(STOCK, dtype=dtype) for dtype in bench.plan.reduced]
+            contestants += [replace(Contestant(OPENVINO), dtype="bfloat16")]
+            contestants += [] if adaptive else [Contestant(OPENVINO, dtype="bfloat16", weights="int8")]
         contestants += [Contestant(KORNIA)]
         entries = [
             matching_entry(contestant, settings, pairs, required=required(contestant, trained=True))
             for contestant in contestants
         ]
-        yield Case("h", f"{len(pairs)} pairs, at most 1024 keypoints, {words(adaptive)}", entries)
+        count = f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
+        yield Case("h", f"{count}, at most 1024 keypoints, {words(adaptive)}", entries)
 
 
 TABLES = {

@@ -206,7 +206,7 @@ def exported(contestant: Contestant, settings: Settings) -> Any:
 
     backend = "openvino" if contestant.library == OPENVINO else "onnx"
     kind = "adaptive" if settings.adaptive else contestant.weights
-    directory = settings.checkpoint.parent / f"{backend}-{settings.keypoints}-{kind}"
+    directory = settings.checkpoint.parent / f"{settings.checkpoint.name}-{backend}-{settings.keypoints}-{kind}"
     if not directory.exists():
         options = ExportOptions(
             batch_size=1,

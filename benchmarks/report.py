@@ -109,11 +109,11 @@ def seconds(value: float) -> str:
 
 def goals(rows: list[Row]) -> list[str]:
     """A line for each goal whose rows were measured: what was wanted, what was measured, whether it is met."""
-    find = {(row.key, row.setting.split(" (")[0], row.contestant): row for row in rows}
+    find = {(row.key, row.setting.split(" (")[0], row.contestant): row for row in rows}  # without what was measured
 
     def ratio(key: str, setting: str, contestant: str) -> float | None:
         row = find.get((key, setting, contestant))
-        return None if row is None else row.ratio
+        return None if row is None or row.status != "ok" else row.ratio
 
     def value(key: str, setting: str, contestant: str, name: str = "seconds") -> float | None:
         row = find.get((key, setting, contestant))
