@@ -153,7 +153,9 @@ def transformers_model(settings: Settings) -> nn.Module:
     detector_config = SuperPointConfig(**{name: getattr(saved.keypoint_detector_config, name) for name in names})
     names = ("descriptor_dim", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "attention_bias")
     names += ("depth_confidence", "width_confidence", "filter_threshold", "hidden_act")
-    config = LightGlueConfig(keypoint_detector_config=detector_config, **{name: getattr(saved, name) for name in names})
+    config = LightGlueConfig(
+        keypoint_detector_config=detector_config, **{name: getattr(saved, name) for name in names}
+    )
     model = Matcher(config)
     model.keypoint_detector = Detector(detector_config)
     model.load_state_dict(load_file(settings.checkpoint / "model.safetensors"))
