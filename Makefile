@@ -1,6 +1,8 @@
 # make demo    match two real photos with the checkpoint in the package
 # make test    run the tests on the pinned transformers 4.57
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
+# make benchmark    measure it beside transformers and kornia; ARGS=--quick, ARGS=--write-docs
+# make benchmark-export    measure the exported graphs
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do command -v $$p && break; done)
@@ -19,7 +21,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-transformers5 test-export quality style clean
+.PHONY: demo test test-transformers5 test-export benchmark benchmark-export quality style clean
 
 demo: .venv/.demo
 	@HF_HUB_OFFLINE=1 $(BIN)/lightglue-hf demo -o demo.png
@@ -33,6 +35,12 @@ test-transformers5: .venv-transformers5/.dev
 test-export: .venv-export/.dev-export
 	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
 
+benchmark: .venv/.benchmark
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+benchmark-export: .venv-export/.dev-export
+	@$(BIN_EXPORT)/python -m benchmarks --only g $(ARGS)
+
 quality: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -43,9 +51,9 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 .venv-export dist demo.png
+	rm -rf .venv .venv-transformers5 .venv-export dist demo.png benchmark-results
 
-.venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
+.venv/.demo .venv/.dev .venv/.benchmark: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
 .venv-transformers5/.dev: pyproject.toml constraints-transformers5.txt
