@@ -205,7 +205,7 @@ class SuperPointConvBlock(nn.Module):
         hidden = self.conv_b(hidden)
         if self.pool:  # before what is the same on a quarter of the pixels; an image ends between windows
             hidden = pool_cells(hidden, self.min_pooled)
-            valid = None if valid is None else valid[:, :, ::2, ::2]
+            valid = None if valid is None else F.max_pool2d(valid, 2)
         hidden = hidden.relu_()
         return hidden if valid is None else hidden * valid
 
@@ -230,7 +230,7 @@ class SuperPointEncoder(nn.Module):
             hidden = block(hidden, valid)
             outputs.append(hidden)
             if valid is not None and block.pool:
-                valid = valid[:, :, ::2, ::2]
+                valid = F.max_pool2d(valid, 2)
         return tuple(outputs)
 
 
