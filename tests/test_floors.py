@@ -184,3 +184,13 @@ def test_classes_are_registered_in_whatever_order_modules_are_imported(first, th
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.startswith("lightglue_hf.")
+
+
+def test_everything_is_imported_without_extras():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('openvino', 'onnxruntime', 'optimum')));"
+        "from lightglue_hf import *;"
+        "print(LightGlueForKeypointMatching.__name__, 'OVModelForKeypointMatching' in dir())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["LightGlueForKeypointMatching", "False"]

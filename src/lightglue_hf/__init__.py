@@ -33,7 +33,8 @@ _MODULES = {
     "plot_matches": "visualization",
 }
 
-__all__ = ["bundled_checkpoint", *_MODULES]
+# the runtimes need packages that may not be there, so they are imported by name alone
+__all__ = ["bundled_checkpoint", *(name for name, module in _MODULES.items() if module != "runtime")]
 
 
 def bundled_checkpoint(name: str) -> Path:
