@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig
-from lightglue_hf.modeling_lightglue import IGNORED, UNMATCHED, normalize_keypoints
+from lightglue_hf.modeling_lightglue import IGNORED, ROWS_AT_ONCE, UNMATCHED, Assignment, normalize_keypoints
 
 from .reference import features_of_case, matcher
 
@@ -500,6 +500,50 @@ def test_half_precision_keeps_coordinates_and_most_matches(dtype, tolerance):
     assert agree > 0.9
     error = (outputs.matching_scores.float() - expected.matching_scores).abs()[outputs.matches == expected.matches]
     assert error.mean() < tolerance
+
+
+# -- assignment
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.sampled_from([0, 1, 2, 7, ROWS_AT_ONCE - 1, ROWS_AT_ONCE, ROWS_AT_ONCE + 1, 3 * ROWS_AT_ONCE + 5]),
+    pairs=st.integers(0, 3),
+    padding=st.sampled_from([None, 0.0, 0.3, 1.0]),
+    copies=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    threshold=st.sampled_from([-1.0, 0.0, 0.1]),
+    seed=st.integers(0, 1000),
+)
+@torch.no_grad()
+def test_an_assignment_in_place_is_the_one_that_has_gradients(n, pairs, padding, copies, dtype, threshold, seed):
+    generator = torch.Generator().manual_seed(seed)
+    projected = torch.randn(pairs, 2, n, 16, generator=generator).to(dtype)
+    projected[:, 1] = projected[:, 0] + projected[:, 1] / 4  # partners
+    matchability = torch.randn(pairs, 2, n, 1, generator=generator).to(dtype)
+    if copies and n:  # the same points in other strips
+        twins = torch.arange(n) // 2 * 2
+        projected, matchability = projected[:, :, twins], matchability[:, :, twins]
+    mask = None if padding is None else torch.rand(pairs, 2, n, generator=generator) >= padding
+    if mask is not None and pairs > 1:
+        mask[0, 1] = False  # an empty image
+    inputs = projected.clone(), matchability.clone()
+    whole = Assignment.of(projected, matchability, mask)
+    in_place = Assignment.of(projected, matchability, mask, in_place=True)
+    assert torch.equal(projected, inputs[0])
+    assert torch.equal(matchability, inputs[1])
+    torch.testing.assert_close(in_place.log_p, whole.log_p, atol=1e-5, rtol=1e-5)
+    assert torch.equal(in_place.matchability, whole.matchability)
+    assert torch.equal(in_place.assigned(), whole.assigned()) or copies
+    if n == 0:  # there is no maximum of nothing: the model does not ask
+        return
+    (matches, scores), (expected, expected_scores) = in_place.matches(threshold), whole.matches(threshold)
+    if not copies:  # among equals rounding chooses
+        assert torch.equal(matches, expected)
+        torch.testing.assert_close(scores, expected_scores, atol=1e-5, rtol=1e-5)
+    for one, other in itertools.permutations(matches.unbind(1)):  # each image's are the other's inverse
+        back = other.gather(1, one.clamp(min=0))
+        assert torch.equal(back[one >= 0], torch.arange(n).expand_as(one)[one >= 0])
 
 
 # -- training

@@ -27,6 +27,7 @@ from .detectors.superpoint import CheckedLoading, in_parts, is_traced, vector
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
 BEHIND = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
 POINTS_AT_ONCE = 1 << 12  # on a CPU, of all pairs that are matched together; with more, the caches do not hold a layer
+ROWS_AT_ONCE = 1 << 7  # on a CPU, of an assignment: they are still in the caches when they are read again
 UNMATCHED, IGNORED = -1, -2  # in labels
 
 
@@ -368,7 +369,8 @@ class LightGlueMatchAssignmentLayer(nn.Module):
             descriptors: `(pairs, 2, n, width)`.
             mask: `(pairs, 2, n)` bool; `None` if there is no padding.
         """
-        return Assignment.of(self.final_projection(descriptors), self.matchability(descriptors), mask)
+        projected, matchability = self.final_projection(descriptors), self.matchability(descriptors)
+        return Assignment.of(projected, matchability, mask, in_place=in_parts(self, descriptors))
 
     def unmatchable(self, descriptors: Tensor, width_confidence: float) -> Tensor:
         """The points that are unmatchable with at least that confidence."""
@@ -390,20 +392,34 @@ class Assignment:
     mask: Tensor | None
 
     @classmethod
-    def of(cls, projected: Tensor, matchability: Tensor, mask: Tensor | None) -> "Assignment":
-        """From the projections `(pairs, 2, n, width)` and matchabilities `(pairs, 2, n, 1)` of the points."""
+    def of(cls, projected: Tensor, matchability: Tensor, mask: Tensor | None, in_place: bool = False) -> "Assignment":
+        """From the projections `(pairs, 2, n, width)` and matchabilities `(pairs, 2, n, 1)` of the points.
+
+        In place, `ROWS_AT_ONCE` by `ROWS_AT_ONCE`, there is one tensor of n x n; gradients and graphs need more.
+        """
+        fill = Tensor.masked_fill_ if in_place else Tensor.masked_fill
         projected = projected / projected.shape[-1] ** 0.25
         similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
         matchability = matchability.squeeze(-1).float()
         certainty = F.logsigmoid(matchability)
         if mask is not None:
             excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
-            similarity = similarity.masked_fill(excluded, MASKED)
-        row_offset = certainty[:, 0] - similarity.logsumexp(2)
-        column_offset = certainty[:, 1] - similarity.logsumexp(1)
-        log_p = torch.add(row_offset[:, :, None] + column_offset[:, None, :], similarity, alpha=2)
+            similarity = fill(similarity, excluded, MASKED)
+        if in_place:
+            strips = similarity.split(ROWS_AT_ONCE, 1)
+            of_rows = torch.cat([strip.logsumexp(2) for strip in strips], 1)
+            of_columns = torch.stack([strip.logsumexp(1) for strip in strips]).logsumexp(0)
+        else:
+            of_rows, of_columns = similarity.logsumexp(2), similarity.logsumexp(1)
+        rows, columns = (certainty[:, 0] - of_rows)[:, :, None], (certainty[:, 1] - of_columns)[:, None, :]
+        if in_place:
+            log_p = similarity
+            for strip, offset in zip(strips, rows.split(ROWS_AT_ONCE, 1), strict=True):
+                torch.add(offset + columns, strip, alpha=2, out=strip)
+        else:
+            log_p = torch.add(rows + columns, similarity, alpha=2)
         if mask is not None:
-            log_p = log_p.masked_fill(excluded, -math.inf)
+            log_p = fill(log_p, excluded, -math.inf)
         return cls(log_p, matchability, mask)
 
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
