@@ -173,7 +173,7 @@ def in_parts(module: nn.Module, x: Tensor) -> bool:
     return x.device.type == "cpu" and not (module.training or torch.is_grad_enabled() or is_traced())
 
 
-def unrounded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def unrounded(conv: nn.Module, x: Tensor) -> Tensor:
     """Convolve in the type of the weights, even under autocast, where keypoints hang on the last bits.
 
     Of 8-bit pixels, and of scores whose maxima are looked for, bfloat16 loses enough to move one keypoint in twenty.
@@ -182,7 +182,7 @@ def unrounded(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if not torch.is_autocast_enabled(device):
         return conv(x)
     with torch.autocast(device, enabled=False):
-        return conv(x.to(conv.weight.dtype))
+        return conv(x.to(next(conv.parameters()).dtype))
 
 
 class SuperPointConvBlock(nn.Module):
