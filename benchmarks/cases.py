@@ -69,7 +69,7 @@ class Plan:
     in_full: tuple[int, ...] = (1024,)
 
 
-QUICK = Plan((1024,), (), (1, 2), photos=6, subset=2, trained=1, in_full=())
+QUICK = Plan((1024,), (), (1, 2), photos=4, subset=2, trained=1, in_full=())
 ON_GPU = Plan(
     batches=(1, 4, 16, 32, 64), batch_keypoints=1024, reduced=("bfloat16", "float16"), in_full=(512, 1024, 2048, 4096)
 )
