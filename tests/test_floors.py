@@ -148,11 +148,15 @@ def test_the_check_lets_pass(name, source):
     assert faults(PACKAGE / name, source) == []
 
 
+def printed_by(code):
+    """What a new process prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def test_import_loads_nothing_heavy():
     heavy = HEAVY - {"accelerate"}  # transformers itself imports it where it is installed
     code = f"import sys, lightglue_hf; print(*sorted({heavy!r} & set(sys.modules)))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.split() == []
+    assert printed_by(code).split() == []
 
 
 def test_import_leaves_the_models_for_later():
@@ -161,7 +165,7 @@ def test_import_leaves_the_models_for_later():
         "print(*slow & set(sys.modules));"
         "from transformers import AutoModel; print('lightglue_hf.modeling_lightglue' in sys.modules)"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = printed_by(code)
     assert printed.splitlines() == ["", "True"]
 
 
@@ -182,7 +186,7 @@ def test_classes_are_registered_in_whatever_order_modules_are_imported(first, th
         f"import {first}, lightglue_hf as m; from transformers import AutoModel, CONFIG_MAPPING, pipelines;"
         f"print({then})"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = printed_by(code)
     assert printed.startswith("lightglue_hf.")
 
 
@@ -192,5 +196,5 @@ def test_everything_is_imported_without_extras():
         "from lightglue_hf import *;"
         "print(LightGlueForKeypointMatching.__name__, 'OVModelForKeypointMatching' in dir())"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = printed_by(code)
     assert printed.split() == ["LightGlueForKeypointMatching", "False"]

@@ -80,16 +80,16 @@ def measure_adaptivity(model: Any, processor: Any, dataset: Dataset, longer_side
     confidences, settled = [], []
     for pair in dataset:
         features = extract(model, processor, pair.images, longer_side)
+        outputs = model.match_features(**features), whole.match_features(**features, output_hidden_states=True)
+        judged = [judge_matches(pair, to_prediction(output, pair.images)) for output in outputs]
+        if judged[0] is None or judged[1] is None:
+            continue
         times: list[list[float]] = [[], []]
         for _ in range(ROUNDS):
             for one, seconds in zip((model, whole), times):
                 start = time.perf_counter()
                 one.match_features(**features)
                 seconds.append(time.perf_counter() - start)
-        outputs = model.match_features(**features), whole.match_features(**features, output_hidden_states=True)
-        judged = [judge_matches(pair, to_prediction(output, pair.images)) for output in outputs]
-        if judged[0] is None or judged[1] is None:
-            continue
         result.pairs += 1
         result.layers += int(outputs[0].stop[0])
         result.correct += np.array([judged[0].correct, judged[1].correct])
