@@ -39,7 +39,7 @@ benchmark: .venv/.benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 benchmark-export: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m benchmarks --only g $(ARGS)
+	@$(BIN_EXPORT)/python -m benchmarks --only g,i $(ARGS)
 
 quality: .venv/.dev
 	@$(BIN)/ruff check .

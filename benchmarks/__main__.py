@@ -1,7 +1,8 @@
-"""`python -m benchmarks`: lightglue_hf beside transformers, kornia and its own exported graphs."""
+"""`python -m benchmarks`: lightglue_hf and its exported graphs beside transformers and kornia."""
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -16,22 +17,21 @@ from .cases import ON_GPU, QUICK, TABLES, Plan, Workbench
 from .competitors import DTYPES
 from .limits import Work, measured_rates
 from .measure import Pace, Row, measure
-from .report import as_dict, machine, markdown, table_row, write, write_docs
+from .report import PAGES, as_dict, machine, markdown, table_row, write, write_docs
 
+TABLES_HELP = f"tables to measure, of {', '.join(TABLES)}, such as a,c; by default those of docs/performance.md"
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, without exported graphs")
-    parser.add_argument("--only", default="", help=f"tables to measure, such as a,c; of {', '.join(TABLES)}")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
+    parser.add_argument("--only", default="", help=TABLES_HELP)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmark-results"), help="directory to write to")
-    parser.add_argument("--write-docs", action="store_true", help="also renew docs/performance.md and its plot")
+    parser.add_argument("--write-docs", action="store_true", help="also renew the tables in docs/ and the plot")
     options = parser.parse_args(arguments)
-    keys = [key for key in options.only.split(",") if key] or [
-        key for key in TABLES if not (options.quick and key == "g")
-    ]
+    keys = [key for key in options.only.split(",") if key] or list(PAGES["performance.md"])
     if unknown := set(keys) - set(TABLES):
         parser.error(f"there is no table {', '.join(sorted(unknown))}, only {', '.join(TABLES)}")
 
@@ -46,14 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
         rows = run(bench, keys, pace, rates)
         minutes = (time.perf_counter() - started) / 60
     about = machine(options.device)
-    text = markdown(rows, rates, about, plan, minutes)
+    text = markdown(rows, keys, rates, about, plan, minutes)
     results = {"machine": about, "minutes": minutes, "rates": rates, "plan": plan, "rows": as_dict(rows)}
     write(options.output, text, results)
     print(text)
     print(f"Written to {options.output}: performance.md, performance.json, performance.png")
     if options.write_docs:
-        write_docs(DOCS, text)
-        (DOCS / "performance.png").write_bytes((options.output / "performance.png").read_bytes())
+        for page, of_page in PAGES.items():
+            measured = [key for key in of_page if key in keys]
+            if measured:
+                write_docs(DOCS / page, markdown(rows, measured, rates, about, plan, minutes))
+        if "a" in keys:
+            (DOCS / "performance.png").write_bytes((options.output / "performance.png").read_bytes())
     return 0
 
 
@@ -68,14 +72,12 @@ def workbench(
     """The photos, and both checkpoints in directories; of full size unless given another configuration."""
     images = inputs.photos()
     pixels = inputs.pixel_values(images, height, width)
-    seeded, trained = scratch / "seeded", scratch / "trained"
+    seeded, trained, bundled = (scratch / name for name in ("seeded", "trained", "bundled"))
     inputs.save(inputs.seeded_model(config or inputs.full_size_config(), pixels), seeded, height, width)
     inputs.save(LightGlueForKeypointMatching.from_pretrained(bundled_checkpoint("tiny")), trained, height, width)
-    (scratch / "photos").mkdir()  # to quantise by
-    for i, image in enumerate(images):
-        image.save(scratch / "photos" / f"{i:02}.png")
+    shutil.copytree(bundled_checkpoint("tiny"), bundled)
     pairs = inputs.pairs(max(*plan.batches, plan.trained))
-    return Workbench(plan, seeded, trained, images, pixels, pairs, device, scratch)
+    return Workbench(plan, seeded, trained, bundled, images, pixels, pairs, device, scratch)
 
 
 def run(bench: Workbench, keys: list[str], pace: Pace, rates: dict[str, Work]) -> list[Row]:
@@ -85,7 +87,7 @@ def run(bench: Workbench, keys: list[str], pace: Pace, rates: dict[str, Work]) -
         title, cases = TABLES[key]
         print(f"({key}) {title}", flush=True)
         for case in cases(bench):
-            for row in measure(case, pace, rates, bench.device):
+            for row in [case] if isinstance(case, Row) else measure(case, pace, rates, bench.device):
                 print(table_row(row, row.setting), flush=True)
                 rows.append(row)
     return rows

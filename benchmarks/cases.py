@@ -3,6 +3,9 @@
 import random
 import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from lightglue_hf import LightGlueConfig, LightGlueImageProcessor
+from lightglue_hf.comparison import judge_matches
+from lightglue_hf.datasets import BUILT_IN
+from lightglue_hf.methods import lightglue
 
 from .competitors import (
     KORNIA,
@@ -24,12 +30,14 @@ from .competitors import (
     Contestant,
     Settings,
     configuration,
+    export_options,
+    exported,
     keypoints_of,
     load,
     matches_of,
 )
 from .limits import Work, detector_work, layers_run, matcher_work
-from .measure import Case, Entry, Step, memory_job
+from .measure import Case, Entry, Row, Step, memory_job
 
 STOCK, EAGER = Contestant(TRANSFORMERS), Contestant(OURS)
 # Of matches: float32 differs by ties alone. bfloat16 is held to this on trained weights; on seeded ones, whose scores
@@ -39,6 +47,8 @@ SANE, SANE_INT8 = 0.5, 0.25
 # transformers 4.57 writes "no match" for its padding of pruned points into the last column, over what stands there
 LOST_BY_PRUNING = 2
 MATCHER_ALONE = f"{OURS}, matcher alone"
+EXPORT, FIRST_INFERENCE = "exported and checked", "loaded, with the first inference"
+ALL_DATA = "all"
 ONE_BY_ONE = f"{TRANSFORMERS}, pair by pair"
 
 
@@ -69,7 +79,7 @@ class Plan:
     in_full: tuple[int, ...] = (1024,)
 
 
-QUICK = Plan((1024,), (), (1, 2), photos=4, subset=2, trained=1, in_full=())
+QUICK = Plan((1024,), (), (2,), photos=4, subset=1, trained=1, in_full=())
 ON_GPU = Plan(
     batches=(1, 4, 16, 32, 64), batch_keypoints=1024, reduced=("bfloat16", "float16"), in_full=(512, 1024, 2048, 4096)
 )
@@ -81,17 +91,19 @@ class Workbench:
 
     Args:
         plan: how much of everything.
-        seeded, trained: directories of the full-size and of the bundled checkpoint.
+        seeded, trained: directories of the full-size and of the bundled checkpoint, for images of one size.
+        bundled: the bundled checkpoint as it is.
         images: photos, of which 2k and 2k + 1 show the same scene.
         pixels: `(images, 3, height, width)`, the same photos.
         pairs: pairs of photos by their numbers, as many as the largest batch.
         device: "cpu" or "cuda".
-        scratch: a directory for files; the checkpoints' own, where graphs are exported to and photos lie.
+        scratch: a directory for files; the checkpoints' own, where graphs are exported to.
     """
 
     plan: Plan
     seeded: Path
     trained: Path
+    bundled: Path
     images: list[Image.Image]
     pixels: Tensor
     pairs: list[tuple[int, int]]
@@ -128,7 +140,7 @@ def words(adaptive: bool) -> str:
 
 
 def required(contestant: Contestant, trained: bool = False) -> float:
-    if contestant.weights == "int8":
+    if contestant.weights != "fp32":
         return REQUIRED_INT8 if trained else SANE_INT8
     if contestant.dtype != "float32":
         return REQUIRED_REDUCED if trained else SANE
@@ -146,7 +158,7 @@ def matching_entry(contestant: Contestant, settings: Settings, batches: list[Ten
         contestant.name,
         steps,
         found=lambda outputs: [pair for output in outputs for pair in matches_of(output)],
-        dtype=None if contestant.weights == "int8" else contestant.dtype,
+        dtype=None if contestant.weights != "fp32" or contestant.precise else contestant.dtype,
         missing=contestant.missing(),
         allowed=LOST_BY_PRUNING if settings.adaptive else 0,
         **{"required": required(contestant), **options},
@@ -166,6 +178,8 @@ def single_pairs(bench: Workbench) -> Iterator[Case]:
             if in_full:
                 contestants.append(replace(EAGER, compiled=True))
             contestants += [replace(EAGER, dtype=dtype) for dtype in plan.reduced]
+            if in_full:
+                contestants += [replace(EAGER, dtype=dtype, precise=True) for dtype in plan.reduced]
             if in_full and bench.device == "cuda":
                 contestants += [replace(EAGER, dtype=dtype, compiled=True) for dtype in plan.reduced]
             contestants += [Contestant(KORNIA)]
@@ -234,13 +248,15 @@ def collection(bench: Workbench) -> Iterator[Case]:
         settings = bench.settings(bench.plan.collection_keypoints, adaptive)
         baseline = matching_entry(STOCK, settings, [bench.batch([pair]) for pair in subset])
         entries = [replace(baseline, load=lambda b=baseline: [(times, call) for _, call in b.load()])]
-        for contestant in (EAGER, *(replace(EAGER, dtype=dtype) for dtype in bench.plan.reduced)):
+        reduced = [replace(EAGER, dtype=dtype) for dtype in bench.plan.reduced]
+        precise = [replace(contestant, precise=True) for contestant in reduced if bench.plan.in_full]
+        for contestant in (EAGER, *reduced, *precise):
             entries.append(
                 Entry(
                     contestant.name,
                     partial(features_once, contestant, settings, bench.pixels[:n], subset, times),
                     found=lambda outputs: matches_of(outputs[-1]),
-                    dtype=contestant.dtype,
+                    dtype=None if contestant.precise else contestant.dtype,
                     required=required(contestant),
                     allowed=LOST_BY_PRUNING if adaptive else 0,
                 )
@@ -335,17 +351,101 @@ def imports(bench: Workbench) -> Iterator[Case]:
 
 
 def runtimes(bench: Workbench) -> Iterator[Case]:
-    """(g) Exported graphs, fixed to one pair."""
+    """(g) Exported graphs for one pair: whole, and the matcher alone through all layers and stopping early."""
     pair = bench.batch(bench.pairs[:1])
-    openvino = Contestant(OPENVINO)
-    for keypoints, adaptive in ((1024, False), (1024, True), (2048, False)):
-        contestants = [STOCK, EAGER, openvino, replace(openvino, dtype="bfloat16")]
-        if keypoints == 1024:
-            contestants += [replace(openvino, dtype="bfloat16", weights="int8")] if not adaptive else []
-            contestants.append(Contestant(ONNXRUNTIME))
+    f32, bf16 = Contestant(OPENVINO), Contestant(OPENVINO, dtype="bfloat16")
+    plain = [replace(graph, plain=True) for graph in (f32, bf16)]
+    whole = {
+        (1024, False): [EAGER, f32, plain[0], bf16, plain[1], replace(bf16, weights="int8"), Contestant(ONNXRUNTIME)],
+        (1024, True): [EAGER, f32, bf16, Contestant(ONNXRUNTIME)],
+        (2048, False): [f32, bf16],
+    }
+    for (keypoints, adaptive), contestants in whole.items():
         settings = bench.settings(keypoints, adaptive)
-        entries = [matching_entry(contestant, settings, [pair]) for contestant in contestants]
+        entries = [matching_entry(contestant, settings, [pair]) for contestant in (STOCK, *contestants)]
         yield Case("g", f"{keypoints} keypoints, {words(adaptive)}", entries, work=bench.work_of_pairs)
+    yield Case("g", "1024 keypoints, matcher alone", list(exported_matchers(bench, [f32, bf16], pair)))
+    yield Case("g", "a graph of 1024 keypoints", list(making_and_loading(bench, pair)))
+
+
+def exported_matchers(bench: Workbench, contestants: list[Contestant], pair: Tensor) -> Iterator[Entry]:
+    for contestant in contestants:
+        for adaptive in (False, True):
+            settings = bench.settings(1024, adaptive)
+            ours = load(EAGER, settings)
+            found = ours.run(ours.model.extract_features, pair)
+            features = found.keypoints, found.descriptors, found.mask, found.image_sizes
+            outputs = ours.run(ours.model.match_features, *features)
+            stop = f"{int(outputs.stop[0])} of {ours.model.config.num_hidden_layers} layers"
+
+            def steps(contestant: Contestant = contestant, settings: Settings = settings, features: Any = features):
+                return [(1.0, partial(exported(contestant, settings, "matcher").match_features, *features))]
+
+            yield Entry(
+                f"{contestant.name}, {f'adaptive, {stop}' if adaptive else words(adaptive)}",
+                steps,
+                found=lambda outputs: matches_of(outputs[0]),
+                reference=matches_of(outputs),
+                required=required(contestant),
+                allowed=LOST_BY_PRUNING if adaptive else 0,
+                missing=contestant.missing(),
+            )
+
+
+def making_and_loading(bench: Workbench, pair: Tensor) -> Iterator[Entry]:
+    """What comes before the second inference."""
+    contestant, settings = Contestant(OPENVINO), bench.settings(1024)
+    inputs = {"pixel_values": pair.numpy()}
+
+    def make() -> None:
+        from lightglue_hf.export import export
+
+        with tempfile.TemporaryDirectory() as directory:
+            options = replace(export_options(contestant, settings, "pipeline"), validate=True)
+            export(settings.checkpoint, directory, "openvino", options)
+
+    def start(name: str) -> None:
+        import openvino
+
+        exported(contestant, settings)  # there since the case before
+        (file,) = bench.scratch.glob("seeded-openvino-pipeline-1024-fp32-full/*.xml")
+        openvino.Core().compile_model(file, "CPU", {"CACHE_DIR": str(bench.scratch / name)})(inputs)
+
+    missing = contestant.missing()
+    yield Entry(EXPORT, lambda: [(1.0, make)], missing=missing)
+    yield Entry(FIRST_INFERENCE, lambda: [(1.0, lambda: start(f"cache-{time.perf_counter_ns()}"))], missing=missing)
+    yield Entry(f"{FIRST_INFERENCE}, cached", lambda: [(1.0, lambda: start("cache"))], missing=missing)
+
+
+def precisions(bench: Workbench) -> Iterator[Row]:
+    """(i) Correct matches of the bundled checkpoint as exported, against those of its float32 graph."""
+    f32, bf16 = Contestant(OPENVINO), Contestant(OPENVINO, dtype="bfloat16")
+    contestants = [f32, bf16, replace(bf16, weights="int8 weights"), replace(bf16, weights="int8")]
+    if missing := f32.missing():
+        yield Row("i", "all", f32.name, status=f"not measured: {', '.join(missing)} not installed")
+        return
+    settings = Settings(bench.bundled, 1024)
+    processor = LightGlueImageProcessor.from_pretrained(bench.bundled)
+    methods = [lightglue(c.name, exported(c, settings), processor, longer_side=640) for c in contestants]
+    totals = Counter[str]()
+    for name in ("stereo", "warped-easy"):
+        correct = Counter[str]()
+        for pair in BUILT_IN[name]():
+            for method in methods:
+                judged = judge_matches(pair, method.predict(*pair.images))
+                assert judged is not None  # these data sets know the truth
+                correct[method.name] += judged.correct
+        totals += correct
+        yield from precision_rows(name, contestants, correct)
+    yield from precision_rows(ALL_DATA, contestants, totals)
+
+
+def precision_rows(data: str, contestants: list[Contestant], correct: Counter[str]) -> Iterator[Row]:
+    for contestant in contestants:
+        count, share = correct[contestant.name], correct[contestant.name] / correct[contestants[0].name]
+        wanted = required(contestant, trained=True)
+        status = "ok" if share >= wanted else f"failed: {share:.1%} of the correct matches, {wanted:.0%} required"
+        yield Row("i", data, f"{contestant.name}: {count} correct matches", status, kept=share, required=wanted)
 
 
 def trained(bench: Workbench) -> Iterator[Case]:
@@ -355,9 +455,8 @@ def trained(bench: Workbench) -> Iterator[Case]:
         settings = bench.settings(1024, adaptive, trained=True)
         contestants = [STOCK, EAGER, *(replace(EAGER, dtype=dtype) for dtype in bench.plan.reduced)]
         if bench.plan.in_full:
+            contestants += [replace(EAGER, dtype=dtype, precise=True) for dtype in bench.plan.reduced]
             contestants += [replace(STOCK, dtype=dtype) for dtype in bench.plan.reduced]
-            contestants += [replace(Contestant(OPENVINO), dtype="bfloat16")]
-            contestants += [] if adaptive else [Contestant(OPENVINO, dtype="bfloat16", weights="int8")]
         contestants += [Contestant(KORNIA)]
         entries = [
             matching_entry(contestant, settings, pairs, required=required(contestant, trained=True))
@@ -376,4 +475,5 @@ TABLES = {
     "f": ("Import", imports),
     "g": ("Exported graphs, one pair", runtimes),
     "h": ("The bundled checkpoint: matches kept", trained),
+    "i": ("The bundled checkpoint as exported: correct matches kept", precisions),
 }

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor
 from lightglue_hf.conversion import lightglue_to_cvg
 
+from .inputs import textures
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OURS, TRANSFORMERS, KORNIA = "lightglue_hf", "transformers", "kornia"
 OPENVINO, ONNXRUNTIME = "OpenVINO", "ONNX Runtime"
@@ -35,20 +37,26 @@ class Contestant:
     Args:
         library: a key of `PACKAGES`.
         dtype: "float32", or "bfloat16" or "float16", under autocast.
+        precise: the detector in float32 all the same, so that keypoints stay where they are.
         compiled: by torch.compile.
-        weights: of an exported graph "fp32" or "int8".
+        weights: of an exported graph "fp32", "int8 weights", or "int8" where activations are quantised, too.
+        plain: the graph as others export it; see `plain.py`.
     """
 
     library: str
     dtype: str = "float32"
+    precise: bool = False
     compiled: bool = False
     weights: str = "fp32"
+    plain: bool = False
 
     @property
     def name(self) -> str:
         details = [self.dtype] if self.dtype != "float32" else []
+        details += ["detector in float32"] if self.precise else []
         details += ["compiled"] if self.compiled else []
         details += [self.weights] if self.weights != "fp32" else []
+        details += ["plain graph"] if self.plain else []
         return ", ".join([self.library, *details])
 
     def missing(self) -> list[str]:
@@ -113,12 +121,14 @@ class Implementation:
 def load(contestant: Contestant, settings: Settings) -> Implementation:
     """Load a contestant whose packages are there."""
     if contestant.library in (OPENVINO, ONNXRUNTIME):
-        model = exported(contestant, settings)
+        model = (plain_graph if contestant.plain else exported)(contestant, settings)
         return Implementation(model, None, model, settings, "float32")  # the runtime has a precision of its own
     if contestant.library == KORNIA:
         model = KorniaModel(settings)
     else:
         model = (our_model if contestant.library == OURS else transformers_model)(settings)
+    if contestant.precise:
+        model.extract_features = torch.autocast(settings.device, enabled=False)(model.extract_features)
     match = model
     detect = model.extract_features if contestant.library == OURS else model.keypoint_detector
     if contestant.compiled:
@@ -201,35 +211,66 @@ class KorniaModel(nn.Module):
         return SimpleNamespace(keypoints=features.keypoints / sizes[:, :, None], matches=matches)
 
 
-def exported(contestant: Contestant, settings: Settings) -> Any:
-    """The whole pipeline on a runtime, exported for one pair of the checkpoint's size beside the checkpoint, once."""
-    from lightglue_hf.export import ExportOptions, export
+def exported(contestant: Contestant, settings: Settings, part: str = "pipeline") -> Any:
+    """A graph for one pair of the size that the checkpoint's processor gives, made beside the checkpoint, once."""
+    from lightglue_hf.export import export
     from lightglue_hf.runtime import ORTModelForKeypointMatching, OVModelForKeypointMatching
 
     backend = "openvino" if contestant.library == OPENVINO else "onnx"
-    kind = "adaptive" if settings.adaptive else contestant.weights
-    directory = settings.checkpoint.parent / f"{settings.checkpoint.name}-{backend}-{settings.keypoints}-{kind}"
+    details = backend, part, settings.keypoints, contestant.weights, "adaptive" if settings.adaptive else "full"
+    directory = settings.checkpoint.with_name("-".join(map(str, (settings.checkpoint.name, *details))))
     if not directory.exists():
-        options = ExportOptions(
-            batch_size=1,
-            **LightGlueImageProcessor.from_pretrained(settings.checkpoint).size,  # height and width
-            num_keypoints=settings.keypoints,
-            adaptive=settings.adaptive,
-            calibration=settings.checkpoint.parent / "photos" if contestant.weights == "int8" else None,
-            num_samples=4,
-            validate=False,  # the benchmark's own guard looks at the matches
-        )
-        export(settings.checkpoint, directory, backend, options)
+        export(settings.checkpoint, directory, backend, export_options(contestant, settings, part))
     if backend == "onnx":
         return ORTModelForKeypointMatching.from_pretrained(directory)
-    hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[contestant.dtype]
-    return OVModelForKeypointMatching.from_pretrained(directory, ov_config={"INFERENCE_PRECISION_HINT": hint})
+    return OVModelForKeypointMatching.from_pretrained(directory, ov_config=precision(contestant))
+
+
+def export_options(contestant: Contestant, settings: Settings, part: str) -> Any:
+    from lightglue_hf.export import ExportOptions
+
+    size = LightGlueImageProcessor.from_pretrained(settings.checkpoint).size
+    fixed = part != "matcher" and "height" in size
+    return ExportOptions(
+        parts=(part,),
+        batch_size=1,
+        **(size if fixed else {}),  # height and width
+        num_keypoints=settings.keypoints,
+        adaptive=settings.adaptive,
+        weight_format="int8" if contestant.weights == "int8 weights" else "fp32",
+        calibration=textures(settings.checkpoint.with_name("textures")) if contestant.weights == "int8" else None,
+        num_samples=10,
+        validate=False,  # the benchmark's own guard looks at the matches
+    )
+
+
+def precision(contestant: Contestant) -> dict[str, str]:
+    """OpenVINO's setting for the type to compute in."""
+    return {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[contestant.dtype]}
+
+
+def plain_graph(contestant: Contestant, settings: Settings) -> Callable[[Tensor], SimpleNamespace]:
+    """The graph as others export it, on OpenVINO."""
+    import openvino
+
+    from .plain import convert
+
+    size = LightGlueImageProcessor.from_pretrained(settings.checkpoint).size
+    graph = convert(our_model(settings), size["height"], size["width"])
+    compiled = openvino.compile_model(graph, "CPU", precision(contestant))
+
+    def match(pixels: Tensor) -> SimpleNamespace:
+        keypoints, matches = (torch.from_numpy(x) for x in compiled(pixels.numpy()).to_tuple())
+        return SimpleNamespace(keypoints=keypoints, matches=matches)
+
+    return match
 
 
 def matches_of(outputs: Any) -> list[frozenset]:
     """The matches of each pair as coordinates `(x0, y0, x1, y1)`: columns may change places where scores are equal.
 
-    Relative coordinates, rounded to far less than a pixel.
+    Relative coordinates, rounded to far less than a pixel. The eighth keeps whole pixels of common sizes off the
+    boundaries of rounding: a last bit more or less must not make another match.
     """
     keypoints = outputs.keypoints.float().cpu()
     matches = outputs.matches.cpu().reshape(keypoints.shape[:3])
@@ -237,7 +278,7 @@ def matches_of(outputs: Any) -> list[frozenset]:
     for points, partner in zip(keypoints, matches[:, 0]):
         columns = (partner >= 0).nonzero()[:, 0]
         coordinates = torch.cat([points[0, columns], points[1, partner[columns]]], -1)
-        found.append(frozenset(map(tuple, (coordinates * 1e5).round().long().tolist())))
+        found.append(frozenset(map(tuple, (coordinates * 1e5 + 1 / 8).round().long().tolist())))
     return found
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, SuperPointConfig
 from lightglue_hf.modeling_lightglue import confidence_threshold
+from lightglue_hf.textures import render_textures
 
 HEIGHT, WIDTH = 480, 640
 SCENES = ("astronaut", "brick", "camera", "cat", "coffee", "grass", "gravel", "hubble_deep_field", "rocket")
@@ -170,6 +171,15 @@ def ridge(x: Tensor, y: Tensor) -> Tensor:
 def set_linear(linear: nn.Module, weight: Tensor, bias: Tensor) -> None:
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)
+
+
+def textures(directory: Path, count: int = 11) -> Path:
+    """The directory, with procedural pictures to quantise by: photos would be those that are then matched."""
+    if not directory.exists():
+        directory.mkdir()
+        for i, texture in enumerate(render_textures(count, HEIGHT, WIDTH, seed=0)):
+            Image.fromarray(texture).save(directory / f"{i:02}.png")
+    return directory
 
 
 def save(model: LightGlueForKeypointMatching, directory: Path, height: int, width: int) -> None:

@@ -26,6 +26,7 @@ class Entry:
         name: in the table.
         load: makes what is timed: calls, and how often each would be made in the whole that the row stands for.
         found: what is compared with the reference, of the outputs of the calls; `None` if there is nothing to compare.
+        reference: what must be found; by default what the case's first entry finds.
         dtype: whose measured rates limit it; `None` where none is measured.
         required: the share of the reference that must be kept.
         allowed: so many matches of each pair may differ whatever their share.
@@ -36,6 +37,7 @@ class Entry:
     name: str
     load: Callable[[], list[Step]]
     found: Callable[[list[Any]], list[frozenset]] | None = None
+    reference: list[frozenset] | None = None
     dtype: str | None = None
     required: float = 0.99
     allowed: int = 0
@@ -51,7 +53,6 @@ class Case:
         key: letter of the table it belongs to.
         setting: in words.
         entries: the first is the baseline of the ratios.
-        reference: what must be found; by default what the first entry finds.
         work: the arithmetic of the row, given the outputs of each entry's calls by name.
         slow: so slow that warming up makes no difference: the checked runs are the first round.
     """
@@ -59,7 +60,6 @@ class Case:
     key: str
     setting: str
     entries: list[Entry]
-    reference: list[frozenset] | None = None
     work: Callable[[dict[str, list[Any]]], Work | None] | None = None
     slow: bool = False
 
@@ -100,7 +100,7 @@ def measure(case: Case, pace: Pace, rates: dict[str, Work], device: str) -> list
     outputs: dict[str, list[Any]] = {}
     first: dict[str, list[float]] = {}
     start = time.perf_counter()
-    reference = case.reference
+    reference: list[frozenset] | None = None
     for entry in case.entries:
         row = rows[entry.name] = Row(case.key, case.setting, entry.name)
         if entry.missing:
@@ -117,7 +117,7 @@ def measure(case: Case, pace: Pace, rates: dict[str, Work], device: str) -> list
             if entry.found is not None:
                 found = entry.found(outputs[entry.name])
                 reference = found if reference is None else reference
-                check(row, found, reference, entry)
+                check(row, found, reference if entry.reference is None else entry.reference, entry)
         except Exception as error:  # another project's failure is a line of the table, not the end of it
             row.status = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue

@@ -1,6 +1,7 @@
 """The benchmark counts, compares and reports rightly. How fast anything is, is not tested."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,16 +10,40 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.__main__ import main, run, workbench
-from benchmarks.cases import EAGER, QUICK, STOCK, TABLES, matching_entry
-from benchmarks.competitors import KORNIA, OURS, TRANSFORMERS, Contestant, Settings, kept, load, matches_of
+from benchmarks.cases import (
+    ALL_DATA,
+    EAGER,
+    EXPORT,
+    QUICK,
+    STOCK,
+    TABLES,
+    matching_entry,
+    precision_rows,
+    runtimes,
+)
+from benchmarks.competitors import (
+    KORNIA,
+    ONNXRUNTIME,
+    OPENVINO,
+    OURS,
+    TRANSFORMERS,
+    Contestant,
+    Settings,
+    kept,
+    load,
+    matches_of,
+    our_model,
+)
 from benchmarks.limits import Work, detector_work, layers_run, matcher_work, measured_rates
 from benchmarks.measure import Case, Entry, Pace, Row, measure, memory_job, peak_memory
+from benchmarks.plain import PlainGraph
 from benchmarks.report import BEGIN, END, goals, machine, markdown, plot, table_row, write_docs
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig
 
 pytest.importorskip("skimage")
 
 HEIGHT, WIDTH, KEYPOINTS = 96, 128, 64
+BF16, INT8 = Contestant(OPENVINO, dtype="bfloat16"), Contestant(OPENVINO, dtype="bfloat16", weights="int8")
 ONCE = Pace(seconds=0, fewest=1, most=1)
 RATES = {"float32": Work(1e9, 1e9), "bfloat16": Work(1e9, 1e9)}
 PLAN = replace(
@@ -99,6 +124,19 @@ def test_matches_are_compared_as_coordinates():
     assert matches_of(outputs) == matches_of(other) == [frozenset([(10000, 20000, 70000, 80000)])]
 
 
+def test_a_last_bit_of_a_coordinate_makes_no_other_match():
+    pixels = torch.stack(torch.meshgrid(torch.arange(640.0), torch.arange(480.0), indexing="xy"), -1).flatten(0, 1)
+    keypoints = (pixels / torch.tensor([640.0, 480.0])).expand(1, 2, -1, 2)
+    matches = torch.arange(len(pixels)).expand(1, 2, -1)
+    (exact,) = matches_of(SimpleNamespace(keypoints=keypoints, matches=matches))
+    (multiplied,) = matches_of(
+        SimpleNamespace(keypoints=pixels * torch.tensor([1 / 640, 1 / 480]) + 0 * keypoints, matches=matches)
+    )
+    assert not torch.equal(pixels * torch.tensor([1 / 640, 1 / 480]), keypoints[0, 0])
+    assert exact == multiplied
+    assert len(exact) == len(pixels)
+
+
 def test_a_wrong_contestant_is_measured_and_marked(bench):
     right = matching_entry(EAGER, bench.settings(KEYPOINTS), [bench.batch([(0, 1)])])
     wrong = replace(
@@ -151,13 +189,55 @@ def test_every_table_but_the_slow_ones(bench, tmp_path):
     assert [row.status for row in ours] == ["ok"] * 10
     assert all(row.share_of_limit for row in ours if row.key != "e")
     assert {row.contestant for row in rows if row.key == "a"} >= {TRANSFORMERS, KORNIA, f"{OURS}, bfloat16"}
-    text = markdown(rows, RATES, machine("cpu"), PLAN, 1.0)
+    text = markdown(rows, "abcde", RATES, machine("cpu"), PLAN, 1.0)
     assert text.count("| lightglue_hf |") == 10
-    assert all(title in text for title, _ in TABLES.values())
-    assert text.count("Not run this time.") == 3
+    assert all((TABLES[key][0] in text) == (key in "abcde") for key in TABLES)
     pytest.importorskip("matplotlib")
     assert plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_the_plain_graph_finds_the_same(bench):
+    settings = bench.settings(KEYPOINTS)
+    pair = bench.batch(bench.pairs[:1])
+    with torch.no_grad():
+        keypoints, matches = PlainGraph(our_model(settings))(pair)
+    found = matches_of(SimpleNamespace(keypoints=keypoints, matches=matches))
+    assert found == matches_of(load(EAGER, settings).match(pair))
+    assert len(found[0]) > 5
+
+
+def test_goals_of_exported_graphs():
+    setting, alone = "1024 keypoints, all layers", "1024 keypoints, matcher alone"
+    rows = [
+        Row("g", setting, "OpenVINO", ratio=3.2),
+        Row("g", setting, "OpenVINO, plain graph", ratio=2.0),
+        Row("g", alone, "OpenVINO, all layers", seconds=0.2),
+        Row("g", alone, "OpenVINO, adaptive, 3 of 9 layers", seconds=0.11),
+        Row("g", "a graph of 1024 keypoints", EXPORT, seconds=12.0),
+        *precision_rows(
+            ALL_DATA, [Contestant("OpenVINO"), BF16, INT8], Counter({"OpenVINO": 100, BF16.name: 98, INT8.name: 92})
+        ),
+    ]
+    text = "\n".join(goals(rows))
+    assert "OpenVINO float32: at least 3 x transformers | 3.20 x | met |" in text
+    assert "OpenVINO: at least 1.3 x the plain graph | 1.60 x | met |" in text
+    assert "a third of the layers takes at most half of the matcher's time | 55% | **missed** |" in text
+    assert f"{EXPORT}: less than 60 s | 12.0 s | met |" in text
+    assert "bfloat16 keeps at least 97% of the correct matches | 98.0% | met |" in text
+    assert "int8 keeps at least 93% of the correct matches | 92.0% | **missed** |" in text
+    assert rows[-1].status.startswith("failed: 92.0%")
+    assert len(goals(rows)) == 6
+
+
+def test_every_contestant_of_the_exported_graphs(bench):
+    """What make benchmark-export would measure, with tiny weights; in the environment of the exports alone."""
+    if Contestant(OPENVINO).missing() or Contestant(ONNXRUNTIME).missing():
+        pytest.skip("OpenVINO, Optimum Intel or ONNX Runtime is not installed")
+    cases = list(runtimes(bench))
+    assert [len(case.entries) for case in cases] == [8, 5, 3, 4, 3]
+    rows = [row for case in cases[3:] for row in measure(case, ONCE, RATES, "cpu")]
+    assert [row.status for row in rows] == ["ok"] * 7
 
 
 def test_a_missing_package_is_said():
@@ -179,9 +259,10 @@ def test_rows_and_goals():
 
 
 def test_docs_are_renewed_between_the_marks(tmp_path):
-    (tmp_path / "performance.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_docs(tmp_path, "new")
-    assert (tmp_path / "performance.md").read_text() == f"before\n{BEGIN}\n\nnew\n{END}\nafter\n"
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_docs(page, "new")
+    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n{END}\nafter\n"
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
