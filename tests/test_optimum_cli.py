@@ -20,7 +20,8 @@ from lightglue_hf.textures import render_textures
 
 from .test_export import needs, saved
 
-optimum_cli = pytest.importorskip("optimum.commands.optimum_cli")
+pytest.importorskip("optimum.commands.optimum_cli")
+from optimum.commands import optimum_cli
 from optimum.commands.register import register_lightglue_hf as plugin
 
 KWARGS = json.dumps({"max_keypoints": 40, "adaptive": True})
