@@ -139,7 +139,7 @@ def test_adaptive_openvino_in_half_precision(typed, checkpoint, tmp_path):
     typed("openvino", "--model", checkpoint, *half, "--model-kwargs", KWARGS, tmp_path / "out")
     images, matches, types, operators = read_openvino(tmp_path / "out")
     assert images == [1, 2, 3, "", ""]
-    assert matches == [1, 2, 40]
+    assert matches[1:] == [2, 40]  # OpenVINO does not know how many pairs leave an `If`
     assert set(types) == {"f16"}
     assert operators["If"] > 1
     assert "weights in fp16" in (tmp_path / "out" / "README.md").read_text()
