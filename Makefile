@@ -1,6 +1,7 @@
 # make demo    match two real photos with the checkpoint in the package
 # make test    run the tests on the pinned transformers 4.57
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
+# make test-export5    the same with transformers 5.5 and the Optimum of its generation
 # make benchmark    measure it beside transformers and kornia; ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    measure the exported graphs
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
@@ -9,6 +10,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 BIN = .venv/bin
 BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
+BIN_EXPORT5 = .venv-export5/bin
 EXPORT_TESTS = tests/test_export.py tests/test_runtime.py tests/test_optimum_cli.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
@@ -21,7 +23,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-transformers5 test-export benchmark benchmark-export quality style clean
+.PHONY: demo test test-transformers5 test-export test-export5 benchmark benchmark-export quality style clean
 
 demo: .venv/.demo
 	@HF_HUB_OFFLINE=1 $(BIN)/lightglue-hf demo -o demo.png
@@ -34,6 +36,9 @@ test-transformers5: .venv-transformers5/.dev
 
 test-export: .venv-export/.dev-export
 	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+
+test-export5: .venv-export5/.dev-export
+	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
 
 benchmark: .venv/.benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -51,7 +56,7 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 .venv-export dist demo.png benchmark-results
+	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results
 
 .venv/.demo .venv/.dev .venv/.benchmark: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
@@ -61,3 +66,8 @@ clean:
 
 .venv-export/.dev-export: pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,dev-export)
+
+# Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.
+.venv-export5/.dev-export: pyproject.toml constraints-export5.txt
+	$(call install,.venv-export5,constraints-export5.txt,dev-export)
+	@.venv-export5/bin/pip uninstall -qq --yes torchvision

@@ -10,7 +10,7 @@ from transformers import pipeline
 
 from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf.cli import main
-from lightglue_hf.export import ExportOptions, export
+from lightglue_hf.export import ExportOptions, Source, _random_features, export
 from lightglue_hf.textures import render_textures
 
 from .test_export import assert_same, saved
@@ -167,8 +167,52 @@ def test_openvino_reshaped_half_and_compiled(checkpoint, tmp_path):
         model(pixel_values=images[:1])
     with pytest.raises(ValueError, match="images that fill pixel_values"):
         model(pixel_values=images, image_sizes=torch.full((2, 2, 2), 40))
+    model.save_pretrained(tmp_path / "fixed")
+    assert load("openvino", tmp_path / "fixed", compile=False).axes("pipeline") == model.axes("pipeline")
     halved = model.half()(pixel_values=images)
     assert (halved.matches == wanted.matches).float().mean() > 0.8
+
+
+@torch.no_grad()
+def test_openvino_chooses_a_device(checkpoint):
+    for package in NEEDS["openvino"]:
+        pytest.importorskip(package)
+    options = ExportOptions(validate=False)
+    model = load("openvino", checkpoint, export=True, export_options=options, device="AUTO", compile=False)
+    assert model.engine.endswith("on AUTO")
+    images = different_pairs()[:1]
+    found = model(pixel_values=images)
+    assert_same({name: value.numpy() for name, value in found.items()}, static(checkpoint)(pixel_values=images))
+    model.to("CPU")
+    model.compile()
+    assert model.request.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"  # ov_config has arrived
+
+
+@torch.no_grad()
+def test_openvino_quantised_while_loading(tmp_path):
+    """Optimum's options for weights in eight bits, on what is exported then and on what was exported before."""
+    for package in (*NEEDS["openvino"], "nncf"):
+        pytest.importorskip(package)
+    from optimum.intel import OVWeightQuantizationConfig
+
+    tiny = bundled_checkpoint("tiny")
+    features = _random_features(Source(static(tiny), None, ExportOptions(parts=("matcher",))), 1, 48, 64, seed=0)
+    features = {name: torch.from_numpy(array) for name, array in features.items()}
+    wanted = static(tiny).match_features(**features).matches
+    options = ExportOptions(parts=("matcher",), validate=False)
+    export(tiny, tmp_path / "out", "openvino", options)
+    symmetric = OVWeightQuantizationConfig(bits=8, sym=True)
+    for weights, directory, kwargs in (
+        ("u8", tiny, {"export": True, "export_options": options, "load_in_8bit": True}),
+        ("i8", tmp_path / "out", {"quantization_config": symmetric}),
+    ):
+        model = load("openvino", directory, **kwargs)
+        model.save_pretrained(tmp_path / weights)
+        for quantised in (model, load("openvino", tmp_path / weights)):
+            large = [op for op in quantised.model.get_ops() if op.get_type_name() == "Constant" and len(op.shape) > 1]
+            assert sum(op.get_element_type().get_type_name() == weights for op in large) > 20
+            matches = quantised.match_features(**features).matches
+            assert (matches == wanted)[wanted >= 0].float().mean() > 0.9
 
 
 def test_the_command_matches_with_exported_graphs(backend, tmp_path, capsys):

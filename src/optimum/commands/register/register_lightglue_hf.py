@@ -17,6 +17,9 @@ FOREIGN = (
     " ratio scale_estimation sensitivity_metric slim smooth_quant_alpha sym"
 ).split()
 
+# What optimum-onnx takes with --no-dynamic-axes for sizes that are not given, so that one line makes one graph.
+OPTIMUMS_SIZES = {"batch_size": 2, "height": 64, "width": 64}
+
 
 def is_lightglue(model: str, cache_dir: str | None = None) -> bool:
     """Whether config.json, in a directory or on the Hub, is LightGlue's."""
@@ -99,9 +102,8 @@ class LightGlueONNXCommand(BaseOptimumCLICommand):
         parser.add_argument("--opset", type=int)
         parser.add_argument("--dtype", choices=("fp32", "fp16"))
         parser.add_argument("--no-dynamic-axes", action="store_true", help="fix the sizes below")
-        parser.add_argument("--batch_size", type=int, default=1)
-        parser.add_argument("--height", type=int, default=480)
-        parser.add_argument("--width", type=int, default=640)
+        for name, default in OPTIMUMS_SIZES.items():
+            parser.add_argument(f"--{name}", type=int, default=default, help="%(default)s")
         parser.add_argument("--cache_dir")
         parser.add_argument("--model-kwargs", type=json.loads, help="such as '{\"max_keypoints\": 1024}'")
 
