@@ -129,6 +129,41 @@ def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, mod
     assert_same(runner(backend, fixed, "matcher")(features), wanted)
 
 
+@pytest.mark.parametrize("height", [0, 48])
+@pytest.mark.parametrize("weight_format", ["fp32", "fp16", "int8"])
+def test_bfloat16_rounds_neither_pixels_nor_scores(checkpoint, tmp_path, height, weight_format):
+    needs("openvino")
+    import openvino
+
+    if weight_format == "int8":
+        pytest.importorskip("nncf")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    options = ExportOptions(("detector",), height=height, width=height, weight_format=weight_format, validate=False)
+    export(checkpoint, tmp_path, "openvino", options)
+    hint = {"INFERENCE_PRECISION_HINT": "bf16"}
+    compiled = openvino.compile_model(tmp_path / FILES["openvino"]["detector"], "CPU", hint)
+
+    def said(node, key):
+        return node.get_rt_info()[key].value
+
+    nodes = compiled.get_runtime_model().get_ordered_ops()
+    convolutions = {node.friendly_name: node for node in nodes if said(node, "layerType") == "Convolution"}
+
+    def convolution(name):
+        (node,) = (node for key, node in convolutions.items() if f"{name}/" in key)
+        return node
+
+    assert said(convolution("conv_blocks.1.conv_a"), "outputPrecisions") == "bf16"
+    for name in ("conv_blocks.0.conv_a", "conv_score_b"):
+        node = convolution(name)
+        while said(node, "layerType") != "Input":
+            assert "bf16" not in said(node, "outputPrecisions"), node.friendly_name
+            node = node.input_value(0).get_node()
+            if said(node, "layerType") == "Convolution":
+                break
+
+
 def test_files_say_what_they_are(backend, fixed):
     assert not [file for file in fixed.iterdir() if file.name.startswith(".")]
     config = LightGlueConfig.from_pretrained(fixed)
