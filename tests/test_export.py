@@ -129,6 +129,35 @@ def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, mod
     assert_same(runner(backend, fixed, "matcher")(features), wanted)
 
 
+@pytest.mark.parametrize(("height", "weight_format"), [(0, "fp32"), (48, "fp16"), (0, "int8")])
+def test_bfloat16_rounds_neither_pixels_nor_scores(checkpoint, tmp_path, height, weight_format):
+    needs("openvino")
+    import openvino
+
+    if weight_format == "int8":
+        pytest.importorskip("nncf")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    options = ExportOptions(("detector",), height=height, width=height, weight_format=weight_format, validate=False)
+    export(checkpoint, tmp_path, "openvino", options)
+    hint = {"INFERENCE_PRECISION_HINT": "bf16"}
+    compiled = openvino.compile_model(tmp_path / FILES["openvino"]["detector"], "CPU", hint)
+
+    def said(node, key):
+        return node.get_rt_info()[key].value
+
+    nodes = compiled.get_runtime_model().get_ordered_ops()
+    convolutions = [node for node in nodes if said(node, "layerType") == "Convolution"]
+    precisions = {node.friendly_name.split("/")[0]: said(node, "outputPrecisions") for node in convolutions}
+    encoder = "__module.model.keypoint_detector.encoder.conv_blocks"
+    assert precisions[f"{encoder}.1.conv_a"] == "bf16"
+    assert precisions["__module.model.keypoint_detector.keypoint_decoder.conv_score_b"] == "f32"
+    (node,) = (node for node in convolutions if f"{encoder}.0.conv_a/" in node.friendly_name)
+    while said(node, "layerType") != "Input":
+        assert said(node, "outputPrecisions") == "f32", node.friendly_name
+        node = node.input_value(0).get_node()
+
+
 def test_files_say_what_they_are(backend, fixed):
     assert not [file for file in fixed.iterdir() if file.name.startswith(".")]
     config = LightGlueConfig.from_pretrained(fixed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -812,7 +813,21 @@ def openvino_graph(source: Source, part: str) -> Any:
         port.get_tensor().set_names({name})
     for key, value in source.metadata(part).items():
         converted.set_rt_info(value, ["lightglue_hf", key])
+    _unround(converted)
     return converted
+
+
+def _unround(converted: Any) -> None:
+    """Mark what OpenVINO leaves in float32 where it computes in bfloat16: what `unrounded` leaves so in PyTorch.
+
+    Those are the first convolution, the one that gives the scores, and what lies between each and the convolution or
+    input before it. The mark is OpenVINO's own, and is heeded in a model that was read from a file.
+    """
+    for op in converted.get_ordered_ops():
+        if re.search(r"\.(conv_blocks\.0\.conv_a|conv_score_b)/.*Convolution$", op.friendly_name):
+            op.get_rt_info()["precise_0"] = ""
+            while (op := op.input_value(0).get_node()).get_type_name() not in ("Convolution", "Parameter"):
+                op.get_rt_info()["precise_0"] = ""
 
 
 def _save_openvino(source: Source, part: str, file: Path) -> None:

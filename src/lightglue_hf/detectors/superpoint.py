@@ -400,7 +400,9 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
             cells = ((image_sizes + CELL - 1) // CELL).minimum(vector(rows, columns, image_sizes.device))
             valid = inside(CELL * cells, *pixel_values.shape[-2:])[:, None].to(pixel_values.dtype)
         # One channel, laid out as channels last: the convolutions keep that and are about twice as fast on a CPU.
-        maps = self._maps(grey[..., None].permute(0, 3, 1, 2), valid, bool(output_hidden_states))
+        # In an exported graph one plain reshape: OpenVINO rewrites others, and then rounds the pixels to bfloat16.
+        grey = grey.reshape(-1, 1, *grey.shape[1:]) if torch.jit.is_tracing() else grey[..., None].permute(0, 3, 1, 2)
+        maps = self._maps(grey, valid, bool(output_hidden_states))
         logits, descriptor_map, *hidden_states = maps
 
         states = tuple(hidden_states) if output_hidden_states else None
