@@ -16,12 +16,14 @@ from PIL import Image
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf import export as module
 from lightglue_hf.cli import main
-from lightglue_hf.export import ExportError, ExportOptions, Source, export
+from lightglue_hf.export import FILES, RUN, ExportError, ExportOptions, Source, export
+from lightglue_hf.graph_check import random_features
+from lightglue_hf.graphs import fused
+from lightglue_hf.textures import render_textures
 
 from .tiny import different_pairs, whole_model
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
-FILES = module.FILES
 
 
 def needs(backend):
@@ -48,8 +50,7 @@ def checkpoint(tmp_path_factory):
 
 
 def runner(backend, directory, part="pipeline"):
-    run = {"onnx": module._run_onnx, "openvino": module._run_openvino}[backend]
-    return run(directory / FILES[backend][part])
+    return RUN[backend](directory / FILES[backend][part])
 
 
 def arrays(**tensors):
@@ -122,8 +123,7 @@ def test_the_parts_make_the_whole(backend, fixed, model):
 
 @pytest.mark.parametrize("n", [1, 7, 300])
 def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, model, n):
-    source = Source(model, None, ExportOptions(parts=("matcher",), num_keypoints=n))
-    features = module._random_features(source, 3, 48, 64, seed=n)
+    features = random_features(model, 3, n, 48, 64, seed=n)
     with torch.no_grad():
         wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
     assert_same(runner(backend, fixed, "matcher")(features), wanted)
@@ -215,7 +215,7 @@ def test_scales_and_orientations_of_a_matcher_alone(tmp_path):
     model.save_pretrained(tmp_path / "model")  # there is no image processor
     export(tmp_path / "model", tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
     source = Source(model, None, ExportOptions(parts=("matcher",)))
-    features = module._random_features(source, 2, 48, 64, seed=5)
+    features = random_features(model, 2, 140, 48, 64, seed=5)
     assert {"scales", "orientations"} <= set(features)
     with torch.no_grad():
         wanted = source.model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
@@ -286,7 +286,7 @@ def test_fused_layers_are_the_models():
             mask[2] = False  # an image of nothing but padding
             inputs = (hidden, (angles.cos(), angles.sin()), mask, False)
             with torch.no_grad():
-                for ours, theirs in zip(module.fused(model).transformer_layers, model.transformer_layers):
+                for ours, theirs in zip(fused(model).transformer_layers, model.transformer_layers):
                     torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=1e-4, atol=1e-4)
 
 
@@ -313,7 +313,7 @@ def test_openvino_reads_the_onnx_file(tmp_path, checkpoint, model, adaptive):
     converted = openvino.convert_model(tmp_path / "model.onnx")
     for half, scores in ((False, 2e-5), (True, 0.05)):
         openvino.save_model(converted, tmp_path / "ovc.xml", compress_to_fp16=half)  # what the command ovc does
-        found = module._run_openvino(tmp_path / "ovc.xml")(arrays(pixel_values=images, image_sizes=sizes))
+        found = RUN["openvino"](tmp_path / "ovc.xml")(arrays(pixel_values=images, image_sizes=sizes))
         fields = () if half else ("matches", "mask")
         if half:
             n = wanted.matches.shape[2]
@@ -351,8 +351,7 @@ def test_the_cpp_of_its_page(checkpoint, tmp_path, model):
     (library,) = (package / "libs").glob("libopenvino.so.*")
     command = ["g++", "-std=c++17", "-I", package / "include", "main.cpp", library, f"-Wl,-rpath,{library.parent}"]
     subprocess.run([*command, "-o", "main"], cwd=tmp_path, check=True)
-    source = Source(model, None, ExportOptions(parts=("matcher",), num_keypoints=70))
-    features = module._random_features(source, 1, 48, 64, seed=1)
+    features = random_features(model, 1, 70, 48, 64, seed=1)
     with torch.no_grad():
         wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
     names = ("keypoints", "descriptors", "mask", "image_sizes")
@@ -390,13 +389,9 @@ def test_a_model_that_is_not_adaptive():
 
 def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     needs("onnx")
-    saved_graph = module._save_onnx
-
-    def other_weights(source, part, file):
-        source = Source(whole_model(max_keypoints=150, seed=99), source.processor, source.options)
-        saved_graph(source, part, file)
-
-    monkeypatch.setattr(module, "BACKENDS", {**module.BACKENDS, "onnx": (other_weights, module._run_onnx)})
+    other = Source(whole_model(max_keypoints=150, seed=99), None, ExportOptions(parts=("matcher",)))
+    save_onnx = module.save_onnx
+    monkeypatch.setattr(module, "save_onnx", lambda graph, *rest: save_onnx(other.graph("matcher"), *rest))
     with pytest.raises(ExportError, match="differs from PyTorch"):
         export(checkpoint, tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
     assert list(tmp_path.iterdir()) == []
@@ -433,7 +428,7 @@ def test_quantised_by_photos(tmp_path):
     needs("openvino")
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
-    for i, canvas in enumerate(module.render_textures(3, 96, 128, seed=2)):
+    for i, canvas in enumerate(render_textures(3, 96, 128, seed=2)):
         Image.fromarray(canvas).save(tmp_path / f"{i}.png")
     options = ExportOptions(parts=("matcher",), num_keypoints=64, calibration=tmp_path, num_samples=2)
     export(bundled_checkpoint("tiny"), tmp_path / "out", "openvino", options)
