@@ -10,23 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .graphs import (
     STATE,
     AdaptiveMatcher,
     Arrays,
     Axes,
-    Finish,
     Graph,
-    Layer,
     Matcher,
-    Nothing,
     Run,
     example_state,
     quiet,
 )
-from .modeling_lightglue import LightGlueForKeypointMatching
 
 # What stays in floating point when weights and activations are quantised: positions, and what decides on matches.
 SENSITIVE = [".*positional_encoder.*", ".*match_assignment_layers.*", ".*token_confidence.*", ".*conv_score_b.*"]
@@ -36,7 +32,7 @@ SENSITIVE = [".*positional_encoder.*", ".*match_assignment_layers.*", ".*token_c
 # ONNX
 
 
-def _onnx(module: nn.Module, example: tuple[Tensor, ...], inputs: Any, outputs: Any, axes: Any, opset: int) -> Any:
+def _onnx(module: nn.Module, example: tuple[Any, ...], inputs: Any, outputs: Any, axes: Any, opset: int) -> Any:
     import onnx
 
     with tempfile.TemporaryDirectory() as directory, quiet():
@@ -71,51 +67,46 @@ def onnx_graph(graph: Graph, opset: int) -> Any:
         outputs = [f"begin/{name}" for name in STATE] + outputs[len(Matcher.outputs) :]
     proto = _onnx(graph.module, graph.example(), graph.inputs, outputs, _dynamic(graph.inputs), opset)
     for matcher in adaptive:
-        _add_layers(proto.graph, matcher.model, opset)
+        _add_layers(proto.graph, matcher, opset)
     _declare(proto.graph, graph)
     helper.set_model_props(proto, graph.metadata)
     return proto
 
 
-def _add_layers(graph: Any, model: LightGlueForKeypointMatching, opset: int) -> None:
+def _add_layers(graph: Any, matcher: AdaptiveMatcher, opset: int) -> None:
     """Put the layers, each in an `If`, and the end of an adaptive graph behind its beginning."""
-    from onnx import TensorProto, compose, helper
+    from onnx import compose, helper
 
-    state = example_state(model)
-    points = {f"{field}_": {2: "keypoints"} for field in STATE[: STATE.index("prune") + 1]}
+    state = example_state(matcher.finish.model)
+    axes = {f"{field}_": {2: "keypoints"} for field in STATE[: STATE.index("stop")]}
     current = [f"begin/{name}" for name in STATE]
 
-    def part(module: nn.Module, name: str, outputs: Any) -> Any:
+    def part(module: nn.Module, prefix: str, outputs: Sequence[str]) -> Any:
         """A graph without inputs: as branches do, it takes the values of the graph around it by name."""
-        exported = _onnx(module, state, [f"{field}_" for field in STATE], outputs, points, opset)
-        exported = compose.add_prefix(exported, f"{name}/").graph
-        names = {f"{name}/{field}_": value for field, value in zip(STATE, current)}
+        exported = _onnx(module, (state,), [f"{field}_" for field in STATE], outputs, axes, opset)
+        exported = compose.add_prefix(exported, prefix).graph
+        names = {f"{prefix}{field}_": value for field, value in zip(STATE, current)}
         for node in exported.node:
             node.input[:] = [names.get(name, name) for name in node.input]
         del exported.input[:]
         return exported
 
-    def branch(name: str, condition: str, then: Any, otherwise: Any, results: list[str]) -> None:
-        for value in (*then.output, *otherwise.output):  # the shapes of the two differ
+    for i, layer in enumerate(matcher.layers):
+        then = part(layer, f"layer{i}/then/", STATE)
+        for value in then.output:  # the shapes of the branches differ
             value.type.tensor_type.ClearField("shape")
+        outputs = [helper.make_value_info(f"layer{i}/else/{name}", old.type) for name, old in zip(STATE, then.output)]
+        nodes = [helper.make_node("Identity", [old], [new.name]) for old, new in zip(current, outputs)]
+        otherwise = helper.make_graph(nodes, f"layer{i}/skipped", [], outputs)
+        running, current = current[-1], [f"layer{i}/{name}" for name in STATE]
         branches = {"then_branch": then, "else_branch": otherwise}
-        graph.node.append(helper.make_node("If", [condition], results, name, **branches))
-
-    for i in range(model.config.num_hidden_layers):
-        then = part(Layer(model, i), f"layer{i}", [f"{name}_after" for name in STATE])
-        kept = [f"layer{i}/{name}_before" for name in STATE]
-        otherwise = helper.make_graph(
-            [helper.make_node("Identity", [old], [new]) for old, new in zip(current, kept)],
-            f"layer{i}/skipped",
-            [],
-            [helper.make_value_info(new, old.type) for new, old in zip(kept, then.output)],
-        )
-        following = [f"layer{i}/{name}" for name in STATE]
-        branch(f"layer{i}", current[STATE.index("running")], then, otherwise, following)
-        current = following
-    graph.node.append(helper.make_node("Cast", ["begin/initial"], ["any_points"], "any_points", to=TensorProto.BOOL))
-    then, otherwise = part(Finish(model), "finish", Matcher.outputs), part(Nothing(), "nothing", Matcher.outputs)
-    branch("finish", "any_points", then, otherwise, list(Matcher.outputs))
+        graph.node.append(helper.make_node("If", [running], current, f"layer{i}", **branches))
+    finish = part(matcher.finish, "finish/", Matcher.outputs)
+    graph.node.extend(finish.node)
+    graph.initializer.extend(finish.initializer)
+    graph.node.extend(
+        helper.make_node("Identity", [found.name], [name]) for found, name in zip(finish.output, Matcher.outputs)
+    )
 
 
 def _declare(proto: Any, graph: Graph) -> None:

@@ -243,9 +243,10 @@ def fused(model: LightGlueForKeypointMatching) -> LightGlueForKeypointMatching:
     return model
 
 
-# What an adaptive graph carries from layer to layer, of one pair: see `Points`; `(1, 2, n)` prune; and, without axes,
-# stop, whether another layer runs, and the number of points at the beginning `(1,)`.
-STATE = ("index", "mask", "descriptors", "cos", "sin", "prune", "stop", "running", "initial")
+# What an adaptive graph carries from layer to layer, of one pair: see `Points`; `(1, 2, n)` prune and `(1,)` stop, as
+# they come out; and, without axes, whether another layer runs.
+STATE = ("index", "mask", "descriptors", "cos", "sin", "prune", "stop", "running")
+State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class Begin(nn.Module):
@@ -255,40 +256,43 @@ class Begin(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, keypoints: Tensor, descriptors: Tensor, mask: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, keypoints: Tensor, descriptors: Tensor, mask: Tensor, *others: Tensor) -> State:
         config = self.model.config
         mask = mask > 0
         points = self.model._points(keypoints, descriptors, mask, *others)
-        running = mask.any(-1).all()
+        running = mask.any(-1).all(-1)
         stop = torch.where(running, config.num_hidden_layers, 1)
         prune = mask.to(torch.int64) * (config.num_hidden_layers if config.width_confidence <= 0 else 1)
-        return *_tensors(points), prune, stop, running, mask.sum((1, 2))
+        return points.index, mask, points.descriptors, points.cos, points.sin, prune, stop, running[0]
 
 
 class Layer(nn.Module):
-    """A layer and, unless it is the last, what it says of the pair and its points: state to state."""
+    """A layer and, unless it is the last, what it says of the pair and its points."""
 
     def __init__(self, model: LightGlueForKeypointMatching, i: int) -> None:
         super().__init__()
         self.model = model
         self.i = i
 
-    def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
-        points, prune, stop, _, initial = _points(state)
-        assert points.mask is not None
+    def forward(self, state: State) -> State:
+        index, mask, descriptors, cos, sin, prune, stop, running = state
+        points = Points(stop, index, mask, descriptors, cos, sin)
         self.model._run_layer(self.i, points, Record(False, False))
         layers = self.model.config.num_hidden_layers
         if self.i == layers - 1:
-            return *_tensors(points), prune, stop, torch.zeros_like(stop, dtype=torch.bool), initial
-        stopped, important, survived = self.model._judge(points.descriptors, points.mask, initial, self.i)
-        prune = prune.scatter_add(2, points.index, survived.to(prune.dtype))
-        keep = points.mask & (important | stopped[:, None, None])
+            return index, mask, points.descriptors, cos, sin, prune, stop, ~running
+        initial = (prune > 0).sum((1, 2))
+        stopped, important, survived = self.model._judge(points.descriptors, mask, initial, self.i)
+        prune = prune.scatter_add(2, index, survived.to(prune.dtype))
+        keep = mask & (important | stopped[:, None, None])
         counts = keep.sum(-1)
         empty = (counts == 0).any(-1)
-        stop = torch.where(stopped, self.i + 1, torch.where(empty, self.i + 2, layers))[0]
+        stop = torch.where(stopped, self.i + 1, torch.where(empty, self.i + 2, layers))
         # one column at least, of padding, where nothing is left: there is no maximum of nothing
         points = points.kept(keep, counts.max().clamp(min=1), padded=True)  # type: ignore[arg-type] # not a number here
-        return *_tensors(points), prune, stop, ~(stopped | empty)[0], initial
+        assert points.mask is not None
+        running = ~(stopped | empty)[0]
+        return points.index, points.mask, points.descriptors, points.cos, points.sin, prune, stop, running
 
 
 class Finish(nn.Module):
@@ -298,100 +302,39 @@ class Finish(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
-        points, prune, stop, _, _ = _points(state)
+    def forward(self, state: State) -> tuple[Tensor, ...]:
+        index, mask, descriptors, cos, sin, prune, stop, _ = state
         layers: Any = self.model.match_assignment_layers
         projected, matchability = (
             F.linear(
-                points.descriptors,
-                torch.stack([getattr(layer, name).weight for layer in layers])[stop - 1],
-                torch.stack([getattr(layer, name).bias for layer in layers])[stop - 1],
+                descriptors,
+                torch.stack([getattr(layer, name).weight for layer in layers])[stop[0] - 1],
+                torch.stack([getattr(layer, name).bias for layer in layers])[stop[0] - 1],
             )
             for name in ("final_projection", "matchability")
         )
-        assignment = Assignment.of(projected, matchability, points.mask)
+        assignment = Assignment.of(projected, matchability, mask)
         matches, scores = assignment.matches(self.model.config.filter_threshold)
-        return *points.in_columns(matches, scores, prune.shape[2]), prune, stop[None]
-
-
-class Nothing(nn.Module):
-    """No matches, of a pair without keypoints."""
-
-    def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
-        _, prune, stop, _, _ = _points(state)
-        return torch.full_like(prune, -1), torch.zeros_like(prune, dtype=torch.float32), prune, stop[None]
-
-
-def _tensors(points: Points) -> tuple[Tensor, ...]:
-    assert points.mask is not None
-    return points.index, points.mask, points.descriptors, points.cos, points.sin
-
-
-def _points(state: tuple[Tensor, ...]) -> tuple[Points, Tensor, Tensor, Tensor, Tensor]:
-    """The points of a state, and the rest of it."""
-    index, mask, descriptors, cos, sin, prune, stop, running, initial = state
-    return Points(initial, index, mask, descriptors, cos, sin), prune, stop, running, initial
+        points = Points(stop, index, mask, descriptors, cos, sin)
+        return *points.in_columns(matches, scores, prune.shape[2]), prune, stop
 
 
 class Gate(nn.Module):
-    """The branch that a layer runs in, or does not. For TorchScript, which keeps it as a branch."""
+    """The branch that a layer runs in, or does not.
+
+    For TorchScript, which keeps it as a branch, and OpenVINO, which knows tuples at the borders of a graph alone:
+    hence the names.
+    """
 
     def __init__(self, layer: torch.jit.ScriptModule) -> None:
         super().__init__()
         self.layer = layer
 
-    def forward(
-        self,
-        index: Tensor,
-        mask: Tensor,
-        descriptors: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        prune: Tensor,
-        stop: Tensor,
-        running: Tensor,
-        initial: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, state: State) -> State:
+        index, mask, descriptors, cos, sin, prune, stop, running = state
         if bool(running):
-            index, mask, descriptors, cos, sin, prune, stop, running, initial = self.layer(
-                index, mask, descriptors, cos, sin, prune, stop, running, initial
-            )
-        return index, mask, descriptors, cos, sin, prune, stop, running, initial
-
-
-class FinishGate(nn.Module):
-    """The branch that the points of a pair are matched in, if there are any.
-
-    It is there because without it the first inference of OpenVINO 2026.4 on a CPU was wrong at times; with it, none of
-    300 was, of a small model in float32. Why is not known.
-    """
-
-    def __init__(self, finish: torch.jit.ScriptModule, nothing: torch.jit.ScriptModule) -> None:
-        super().__init__()
-        self.finish = finish
-        self.nothing = nothing
-
-    def forward(
-        self,
-        index: Tensor,
-        mask: Tensor,
-        descriptors: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        prune: Tensor,
-        stop: Tensor,
-        running: Tensor,
-        initial: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if bool(initial > 0):
-            matches, scores, prunes, stops = self.finish(
-                index, mask, descriptors, cos, sin, prune, stop, running, initial
-            )
-        else:
-            matches, scores, prunes, stops = self.nothing(
-                index, mask, descriptors, cos, sin, prune, stop, running, initial
-            )
-        return matches, scores, prunes, stops
+            index, mask, descriptors, cos, sin, prune, stop, running = self.layer(state)
+        return index, mask, descriptors, cos, sin, prune, stop, running
 
 
 class AdaptiveMatcher(nn.Module):
@@ -399,26 +342,22 @@ class AdaptiveMatcher(nn.Module):
 
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
         super().__init__()
-        self.model = model
-        self.begin = Begin(model)
+        self.begin, self.finish = Begin(model), Finish(model)
+        self.layers = [Layer(model, i) for i in range(model.config.num_hidden_layers)]
         state = example_state(model)
-        layers = [
-            torch.jit.trace(Layer(model, i), state, check_trace=False) for i in range(model.config.num_hidden_layers)
-        ]
-        self.layers = nn.ModuleList(torch.jit.script(Gate(layer)) for layer in layers)
-        ends = [torch.jit.trace(end, state, check_trace=False) for end in (Finish(model), Nothing())]
-        self.finish = torch.jit.script(FinishGate(*ends))
+        traced = (torch.jit.trace(layer, (state,), check_trace=False) for layer in self.layers)
+        self.gates = nn.ModuleList(torch.jit.script(Gate(layer)) for layer in traced)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         state = self.begin(*features)
         if torch.onnx.is_in_onnx_export():  # to whose exporter branches are too much: graph_formats.py adds them
             return state
-        for layer in self.layers:
-            state = layer(*state)
-        return self.finish(*state)
+        for gate in self.gates:
+            state = gate(state)
+        return self.finish(state)
 
 
-def example_state(model: LightGlueForKeypointMatching, n: int = 16) -> tuple[Tensor, ...]:
+def example_state(model: LightGlueForKeypointMatching, n: int = 16) -> State:
     """Some state that layers can be traced with."""
     config = model.config
     keypoints = 100 * torch.rand(1, 2, n, 2)
