@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
@@ -18,9 +20,9 @@ from lightglue_hf import export as module
 from lightglue_hf.cli import main
 from lightglue_hf.export import FILES, RUN, ExportError, ExportOptions, Source, export
 from lightglue_hf.graph_check import random_features
-from lightglue_hf.graphs import fused
 from lightglue_hf.textures import render_textures
 
+from .test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
 from .tiny import different_pairs, whole_model
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
@@ -121,12 +123,11 @@ def test_the_parts_make_the_whole(backend, fixed, model):
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("n", [1, 7, 300])
-def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, model, n):
-    features = random_features(model, 3, n, 48, 64, seed=n)
-    with torch.no_grad():
-        wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
-    assert_same(runner(backend, fixed, "matcher")(features), wanted)
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(1, 3), points)
+def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, model, pairs, mask):
+    features = some_features(model, pairs, mask)
+    assert_same(runner(backend, fixed, "matcher")(arrays(**features)), matched(model, features))
 
 
 def test_files_say_what_they_are(backend, fixed):
@@ -192,18 +193,14 @@ def test_layers_are_branches(backend, adaptive):
     assert nodes.count("Softmax") + nodes.count("ScaledDotProductAttention") <= 1  # the detector's
 
 
-@pytest.mark.parametrize(("depth", "width"), [(0.9, -1), (-1, 0.5)])
-def test_depth_or_width_alone(depth, width, tmp_path):
-    needs("onnx")
-    model = whole_model(max_keypoints=150, depth_confidence=depth, width_confidence=width)
-    export(
-        saved(tmp_path / "model", model), tmp_path / "out", "onnx", ExportOptions(adaptive=True, parts=("matcher",))
-    )
-    with torch.no_grad():
-        found = model.extract_features(different_pairs()[2:3])
-        features = {name: found[name] for name in ("keypoints", "descriptors", "mask", "image_sizes")}
-        wanted = model.match_features(**features)
-    assert_same(runner("onnx", tmp_path / "out", "matcher")(arrays(**features)), wanted)
+def test_all_points_of_an_image_are_pruned(backend, tmp_path):
+    model = pruning_whole_images()
+    options = ExportOptions(adaptive=True, parts=("matcher",), validate=False)
+    export(saved(tmp_path / "model", model), tmp_path / "out", backend, options)
+    run = runner(backend, tmp_path / "out", "matcher")
+    for counts, _ in PRUNED_IMAGES:
+        features = some_features(model, 1, np.arange(20) < np.array(counts)[:, None])
+        assert_same(run(arrays(**features)), matched(model, features))
 
 
 # -- other models and options
@@ -268,26 +265,6 @@ def test_opset_20(tmp_path, checkpoint):
 
     export(checkpoint, tmp_path, "onnx", ExportOptions(opset=20))
     assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import}[""] == 20
-
-
-def test_fused_layers_are_the_models():
-    """Shared projections, projections of their own, grouped heads, no biases: all that the weights can be."""
-    for overrides in ({}, {"num_key_value_heads": 1}, {"attention_bias": False}):
-        model = whole_model(depth_confidence=-1, width_confidence=-1, **overrides)
-        for shared in (False, True):
-            for name, parameter in model.named_parameters():
-                if name.endswith("bias"):
-                    parameter.data.normal_(std=0.3)
-            if shared and "num_key_value_heads" not in overrides:
-                for layer in model.transformer_layers:
-                    layer.cross_attention.k_proj.load_state_dict(layer.cross_attention.q_proj.state_dict())
-            hidden, angles = torch.randn(4, 9, 16), torch.randn(4, 9, 4)
-            mask = torch.rand(4, 9) < 0.7
-            mask[2] = False  # an image of nothing but padding
-            inputs = (hidden, (angles.cos(), angles.sin()), mask, False)
-            with torch.no_grad():
-                for ours, theirs in zip(fused(model).transformer_layers, model.transformer_layers):
-                    torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_descriptors_are_an_output_of_the_pipeline(backend, fixed, model):

@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor
 
 from .graph_check import Check, ExportError, check
 from .graph_formats import run_onnx, run_openvino, save_onnx, save_openvino
-from .graphs import AdaptiveMatcher, Arrays, Axes, Detector, Graph, Matcher, Pipeline, fused, quiet
+from .graphs import AdaptiveMatcher, Arrays, Axes, Detector, Graph, Matcher, Pipeline, fused
 from .image_processing_lightglue import PAD_MULTIPLE, LightGlueImageProcessor
 from .modeling_lightglue import LightGlueForKeypointMatching
 
@@ -190,8 +190,7 @@ class Source:
         if part == "detector":
             found = {"keypoints": features["keypoints"], "scores": per_point, **features}
             return Graph(part, Detector(model), images, found, metadata)
-        with quiet():
-            matcher: nn.Module = AdaptiveMatcher(model) if options.adaptive else Matcher(model)
+        matcher: nn.Module = AdaptiveMatcher(model) if options.adaptive else Matcher(model)
         matched = {
             "matches": Axes(torch.int64, (*pair, n)),
             "matching_scores": per_point,

@@ -280,7 +280,7 @@ class Layer(nn.Module):
         self.model._run_layer(self.i, points, Record(False, False))
         layers = self.model.config.num_hidden_layers
         if self.i == layers - 1:
-            return index, mask, points.descriptors, cos, sin, prune, stop, ~running
+            return index, mask, points.descriptors, cos, sin, prune, stop, running
         initial = (prune > 0).sum((1, 2))
         stopped, important, survived = self.model._judge(points.descriptors, mask, initial, self.i)
         prune = prune.scatter_add(2, index, survived.to(prune.dtype))
@@ -344,9 +344,10 @@ class AdaptiveMatcher(nn.Module):
         super().__init__()
         self.begin, self.finish = Begin(model), Finish(model)
         self.layers = [Layer(model, i) for i in range(model.config.num_hidden_layers)]
-        state = example_state(model)
-        traced = (torch.jit.trace(layer, (state,), check_trace=False) for layer in self.layers)
-        self.gates = nn.ModuleList(torch.jit.script(Gate(layer)) for layer in traced)
+        with quiet():
+            state = example_state(model)
+            traced = [torch.jit.trace(layer, (state,), check_trace=False) for layer in self.layers]
+            self.gates = nn.ModuleList(torch.jit.script(Gate(layer)) for layer in traced)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         state = self.begin(*features)
