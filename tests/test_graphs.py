@@ -33,8 +33,8 @@ def matched(model, features):
 
 
 def assert_same(found, wanted):
-    for name, value in zip(Matcher.outputs, found, strict=True):
-        torch.testing.assert_close(value, wanted[name], rtol=0, atol=1e-4, msg=lambda said: f"{name}: {said}")
+    expected = {name: wanted[name] for name in Matcher.outputs}
+    torch.testing.assert_close(dict(zip(Matcher.outputs, found, strict=True)), expected, rtol=0, atol=1e-4)
 
 
 def pruning_whole_images():

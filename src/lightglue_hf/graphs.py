@@ -299,7 +299,7 @@ class Finish(nn.Module):
     """Matches of what is left, by the assignment of the layer that the pair stopped after.
 
     No branch: a pair without points has one column at least, of padding. On OpenVINO 2026.4 the first inference was
-    that of PyTorch after each of 368 compilations in float32, and the same after each of 203 in bfloat16.
+    that of PyTorch after each of 368 compilations in float32, and the same after each of 261 in bfloat16.
     """
 
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
