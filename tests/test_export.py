@@ -11,17 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf import export as module
 from lightglue_hf.cli import main
-from lightglue_hf.export import ExportError, ExportOptions, Source, export
+from lightglue_hf.export import FILES, RUN, ExportError, ExportOptions, Source, export
+from lightglue_hf.graph_check import random_features
+from lightglue_hf.textures import render_textures
 
+from .test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
 from .tiny import different_pairs, whole_model
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
-FILES = module.FILES
 
 
 def needs(backend):
@@ -48,8 +52,7 @@ def checkpoint(tmp_path_factory):
 
 
 def runner(backend, directory, part="pipeline"):
-    run = {"onnx": module._run_onnx, "openvino": module._run_openvino}[backend]
-    return run(directory / FILES[backend][part])
+    return RUN[backend](directory / FILES[backend][part])
 
 
 def arrays(**tensors):
@@ -120,13 +123,11 @@ def test_the_parts_make_the_whole(backend, fixed, model):
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("n", [1, 7, 300])
-def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, model, n):
-    source = Source(model, None, ExportOptions(parts=("matcher",), num_keypoints=n))
-    features = module._random_features(source, 3, 48, 64, seed=n)
-    with torch.no_grad():
-        wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
-    assert_same(runner(backend, fixed, "matcher")(features), wanted)
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(1, 3), points)
+def test_the_matcher_takes_any_number_of_keypoints_and_masks(backend, fixed, model, pairs, mask):
+    features = some_features(model, pairs, mask)
+    assert_same(runner(backend, fixed, "matcher")(arrays(**features)), matched(model, features))
 
 
 @pytest.mark.parametrize(("height", "weight_format"), [(0, "fp32"), (48, "fp16"), (0, "int8")])
@@ -221,18 +222,14 @@ def test_layers_are_branches(backend, adaptive):
     assert nodes.count("Softmax") + nodes.count("ScaledDotProductAttention") <= 1  # the detector's
 
 
-@pytest.mark.parametrize(("depth", "width"), [(0.9, -1), (-1, 0.5)])
-def test_depth_or_width_alone(depth, width, tmp_path):
-    needs("onnx")
-    model = whole_model(max_keypoints=150, depth_confidence=depth, width_confidence=width)
-    export(
-        saved(tmp_path / "model", model), tmp_path / "out", "onnx", ExportOptions(adaptive=True, parts=("matcher",))
-    )
-    with torch.no_grad():
-        found = model.extract_features(different_pairs()[2:3])
-        features = {name: found[name] for name in ("keypoints", "descriptors", "mask", "image_sizes")}
-        wanted = model.match_features(**features)
-    assert_same(runner("onnx", tmp_path / "out", "matcher")(arrays(**features)), wanted)
+def test_all_points_of_an_image_are_pruned(backend, tmp_path):
+    model = pruning_whole_images()
+    options = ExportOptions(adaptive=True, parts=("matcher",), validate=False)
+    export(saved(tmp_path / "model", model), tmp_path / "out", backend, options)
+    run = runner(backend, tmp_path / "out", "matcher")
+    for counts, _ in PRUNED_IMAGES:
+        features = some_features(model, 1, np.arange(20) < np.array(counts)[:, None])
+        assert_same(run(arrays(**features)), matched(model, features))
 
 
 # -- other models and options
@@ -244,7 +241,7 @@ def test_scales_and_orientations_of_a_matcher_alone(tmp_path):
     model.save_pretrained(tmp_path / "model")  # there is no image processor
     export(tmp_path / "model", tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
     source = Source(model, None, ExportOptions(parts=("matcher",)))
-    features = module._random_features(source, 2, 48, 64, seed=5)
+    features = random_features(model, 2, 140, 48, 64, seed=5)
     assert {"scales", "orientations"} <= set(features)
     with torch.no_grad():
         wanted = source.model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
@@ -299,26 +296,6 @@ def test_opset_20(tmp_path, checkpoint):
     assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import}[""] == 20
 
 
-def test_fused_layers_are_the_models():
-    """Shared projections, projections of their own, grouped heads, no biases: all that the weights can be."""
-    for overrides in ({}, {"num_key_value_heads": 1}, {"attention_bias": False}):
-        model = whole_model(depth_confidence=-1, width_confidence=-1, **overrides)
-        for shared in (False, True):
-            for name, parameter in model.named_parameters():
-                if name.endswith("bias"):
-                    parameter.data.normal_(std=0.3)
-            if shared and "num_key_value_heads" not in overrides:
-                for layer in model.transformer_layers:
-                    layer.cross_attention.k_proj.load_state_dict(layer.cross_attention.q_proj.state_dict())
-            hidden, angles = torch.randn(4, 9, 16), torch.randn(4, 9, 4)
-            mask = torch.rand(4, 9) < 0.7
-            mask[2] = False  # an image of nothing but padding
-            inputs = (hidden, (angles.cos(), angles.sin()), mask, False)
-            with torch.no_grad():
-                for ours, theirs in zip(module.fused(model).transformer_layers, model.transformer_layers):
-                    torch.testing.assert_close(ours(*inputs)[0], theirs(*inputs)[0], rtol=1e-4, atol=1e-4)
-
-
 def test_descriptors_are_an_output_of_the_pipeline(backend, fixed, model):
     """So that OpenVINO, where it computes in bfloat16, samples them in float32."""
     images = different_pairs()[:1]
@@ -342,7 +319,7 @@ def test_openvino_reads_the_onnx_file(tmp_path, checkpoint, model, adaptive):
     converted = openvino.convert_model(tmp_path / "model.onnx")
     for half, scores in ((False, 2e-5), (True, 0.05)):
         openvino.save_model(converted, tmp_path / "ovc.xml", compress_to_fp16=half)  # what the command ovc does
-        found = module._run_openvino(tmp_path / "ovc.xml")(arrays(pixel_values=images, image_sizes=sizes))
+        found = RUN["openvino"](tmp_path / "ovc.xml")(arrays(pixel_values=images, image_sizes=sizes))
         fields = () if half else ("matches", "mask")
         if half:
             n = wanted.matches.shape[2]
@@ -380,8 +357,7 @@ def test_the_cpp_of_its_page(checkpoint, tmp_path, model):
     (library,) = (package / "libs").glob("libopenvino.so.*")
     command = ["g++", "-std=c++17", "-I", package / "include", "main.cpp", library, f"-Wl,-rpath,{library.parent}"]
     subprocess.run([*command, "-o", "main"], cwd=tmp_path, check=True)
-    source = Source(model, None, ExportOptions(parts=("matcher",), num_keypoints=70))
-    features = module._random_features(source, 1, 48, 64, seed=1)
+    features = random_features(model, 1, 70, 48, 64, seed=1)
     with torch.no_grad():
         wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
     names = ("keypoints", "descriptors", "mask", "image_sizes")
@@ -419,13 +395,9 @@ def test_a_model_that_is_not_adaptive():
 
 def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     needs("onnx")
-    saved_graph = module._save_onnx
-
-    def other_weights(source, part, file):
-        source = Source(whole_model(max_keypoints=150, seed=99), source.processor, source.options)
-        saved_graph(source, part, file)
-
-    monkeypatch.setattr(module, "BACKENDS", {**module.BACKENDS, "onnx": (other_weights, module._run_onnx)})
+    other = Source(whole_model(max_keypoints=150, seed=99), None, ExportOptions(parts=("matcher",)))
+    save_onnx = module.save_onnx
+    monkeypatch.setattr(module, "save_onnx", lambda graph, *rest: save_onnx(other.graph("matcher"), *rest))
     with pytest.raises(ExportError, match="differs from PyTorch"):
         export(checkpoint, tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
     assert list(tmp_path.iterdir()) == []
@@ -462,7 +434,7 @@ def test_quantised_by_photos(tmp_path):
     needs("openvino")
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
-    for i, canvas in enumerate(module.render_textures(3, 96, 128, seed=2)):
+    for i, canvas in enumerate(render_textures(3, 96, 128, seed=2)):
         Image.fromarray(canvas).save(tmp_path / f"{i}.png")
     options = ExportOptions(parts=("matcher",), num_keypoints=64, calibration=tmp_path, num_samples=2)
     export(bundled_checkpoint("tiny"), tmp_path / "out", "openvino", options)

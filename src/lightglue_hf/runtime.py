@@ -46,6 +46,21 @@ class KeypointMatchingRuntime:
         load: Any = OptimizedModel.from_pretrained  # not OVModel's, which looks for graphs by their number
         return load.__func__(cls, str(model_id), export=export, **kwargs)
 
+    @classmethod
+    def _from_pretrained(cls, model_id: Any, config: Any, **kwargs: Any) -> Any:
+        """Load the graphs of a directory or a Hub repository; each backend its own."""
+        raise NotImplementedError
+
+    @classmethod
+    def _export(cls, model_id: Any, config: Any, export_options: ExportOptions | None = None, **kwargs: Any) -> Any:
+        """Export to a temporary directory, and load what is in it."""
+        directory = tempfile.TemporaryDirectory()
+        hub_options = {name: value for name in HUB_OPTIONS if (value := kwargs.pop(name, None)) is not None}
+        export(model_id, directory.name, cls.backend, export_options, **hub_options)
+        model = cls._from_pretrained(directory.name, LightGlueConfig.from_pretrained(directory.name), **kwargs)
+        model._export_directory = directory  # kept for save_pretrained, and as long as weights in it are mapped
+        return model
+
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -184,14 +199,6 @@ def _processors(model_id: str | Path, **hub_options: Any) -> list[Any]:
         return []
 
 
-def _exported(model_id: str | Path, backend: str, kwargs: dict[str, Any]) -> tuple[tempfile.TemporaryDirectory, Any]:
-    """Export to a temporary directory, as `export_options` among the keyword arguments says."""
-    directory = tempfile.TemporaryDirectory()
-    hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
-    export(model_id, directory.name, backend, kwargs.pop("export_options", None) or ExportOptions(), **hub_options)
-    return directory, LightGlueConfig.from_pretrained(directory.name)
-
-
 @cache
 def _openvino_class() -> type:
     try:
@@ -235,14 +242,6 @@ def _openvino_class() -> type:
             return super()._from_pretrained(
                 model_id, config, file_name=FILES["openvino"][main], detector=detector, **kwargs
             )
-
-        @classmethod
-        def _export(cls, model_id: Any, config: Any, **kwargs: Any) -> Any:
-            directory, config = _exported(model_id, "openvino", kwargs)
-            options = {name: value for name, value in kwargs.items() if name not in HUB_OPTIONS}
-            model = cls._from_pretrained(directory.name, config, **options)
-            model._export_directory = directory  # kept as long as the weights in it are mapped
-            return model
 
         @property
         def _ov_model_names(self) -> list[str]:
@@ -351,14 +350,13 @@ def _onnxruntime_class() -> type:
         error, not a run on the CPU.
         """
 
+        backend = "onnx"
         auto_model_class = AutoModelForKeypointMatching
 
         def __init__(self, sessions: dict[str, Any], config: Any, files: dict[str, Path], **kwargs: Any) -> None:
             super().__init__(sessions, config, **kwargs)
             self.sessions = sessions
             self.files = files
-
-        backend = "onnx"
 
         @classmethod
         def _from_pretrained(
@@ -383,14 +381,6 @@ def _onnxruntime_class() -> type:
                     raise RuntimeError(f"ONNX Runtime could not start {provider}")
             directory = next(iter(files.values())).parent
             return cls(sessions, config, files, preprocessors=_processors(directory))
-
-        @classmethod
-        def _export(cls, model_id: Any, config: Any, **kwargs: Any) -> Any:
-            directory, config = _exported(model_id, "onnx", kwargs)
-            options = {name: value for name, value in kwargs.items() if name not in HUB_OPTIONS}
-            model = cls._from_pretrained(directory.name, config, **options)
-            model._export_directory = directory  # kept for save_pretrained
-            return model
 
         def _save_pretrained(self, save_directory: Any) -> None:
             for file in self.files.values():
