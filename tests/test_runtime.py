@@ -10,7 +10,8 @@ from transformers import pipeline
 
 from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf.cli import main
-from lightglue_hf.export import ExportOptions, Source, _random_features, export
+from lightglue_hf.export import ExportOptions, export
+from lightglue_hf.graph_check import random_features
 from lightglue_hf.textures import render_textures
 
 from .test_export import assert_same, saved
@@ -196,7 +197,7 @@ def test_openvino_quantised_while_loading(tmp_path):
     from optimum.intel import OVWeightQuantizationConfig
 
     tiny = bundled_checkpoint("tiny")
-    features = _random_features(Source(static(tiny), None, ExportOptions(parts=("matcher",))), 1, 48, 64, seed=0)
+    features = random_features(static(tiny), 1, 100, 48, 64, seed=0)
     features = {name: torch.from_numpy(array) for name, array in features.items()}
     wanted = static(tiny).match_features(**features).matches
     options = ExportOptions(parts=("matcher",), validate=False)
