@@ -31,9 +31,10 @@ class KeypointMatchingRuntime:
 
     backend: str
     # What a backend provides: the inputs of a part's graph with their axes (`None` for any length; `None` altogether
-    # without such a graph), and the graph run.
+    # without such a graph), the graph run, and the graphs of a directory or a Hub repository loaded.
     axes: Callable[[str], dict[str, list[int | None]] | None]
     infer: Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
+    _from_pretrained: Callable[..., Any]
 
     @classmethod
     def from_pretrained(cls, model_id: str | Path, export: bool = False, **kwargs: Any) -> Any:
@@ -45,11 +46,6 @@ class KeypointMatchingRuntime:
             export = export or not any((directory / name).is_file() for name in FILES[cls.backend].values())
         load: Any = OptimizedModel.from_pretrained  # not OVModel's, which looks for graphs by their number
         return load.__func__(cls, str(model_id), export=export, **kwargs)
-
-    @classmethod
-    def _from_pretrained(cls, model_id: Any, config: Any, **kwargs: Any) -> Any:
-        """Load the graphs of a directory or a Hub repository; each backend its own."""
-        raise NotImplementedError
 
     @classmethod
     def _export(cls, model_id: Any, config: Any, export_options: ExportOptions | None = None, **kwargs: Any) -> Any:
