@@ -11,7 +11,7 @@ BIN = .venv/bin
 BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
-EXPORT_TESTS = tests/test_export.py tests/test_runtime.py tests/test_optimum_cli.py
+EXPORT_TESTS = tests/test_export.py tests/test_runtime.py tests/test_optimum_cli.py tests/test_benchmarks.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 # $(call install,environment,constraints,extra): the environment variables hold for build requirements, too.
