@@ -62,6 +62,7 @@ class Plan:
         batches: of so many pairs, with `batch_keypoints`.
         photos: of the collection, with `collection_keypoints`.
         subset: so many of a collection's pairs are matched, and their time is scaled.
+        graph_keypoints: of the exported graphs; some are measured with twice as many.
         trained: so many pairs with the trained checkpoint.
         reduced: the reduced precisions.
         in_full: those of the single pairs for which ours is also compiled and others run in reduced precision, too.
@@ -74,6 +75,7 @@ class Plan:
     photos: int = 20
     subset: int = 4
     collection_keypoints: int = 1024
+    graph_keypoints: int = 1024
     trained: int = 4
     reduced: tuple[str, ...] = ("bfloat16",)
     in_full: tuple[int, ...] = (1024,)
@@ -352,26 +354,26 @@ def imports(bench: Workbench) -> Iterator[Case]:
 
 def runtimes(bench: Workbench) -> Iterator[Case]:
     """(g) Exported graphs for one pair: whole, and the matcher alone through all layers and stopping early."""
-    pair = bench.batch(bench.pairs[:1])
+    pair, n = bench.batch(bench.pairs[:1]), bench.plan.graph_keypoints
     f32, bf16 = Contestant(OPENVINO), Contestant(OPENVINO, dtype="bfloat16")
     plain = [replace(graph, plain=True) for graph in (f32, bf16)]
     whole = {
-        (1024, False): [EAGER, f32, plain[0], bf16, plain[1], replace(bf16, weights="int8"), Contestant(ONNXRUNTIME)],
-        (1024, True): [EAGER, f32, bf16, Contestant(ONNXRUNTIME)],
-        (2048, False): [f32, bf16],
+        (n, False): [EAGER, f32, plain[0], bf16, plain[1], replace(bf16, weights="int8"), Contestant(ONNXRUNTIME)],
+        (n, True): [EAGER, f32, bf16, Contestant(ONNXRUNTIME)],
+        (2 * n, False): [f32, bf16],
     }
     for (keypoints, adaptive), contestants in whole.items():
         settings = bench.settings(keypoints, adaptive)
         entries = [matching_entry(contestant, settings, [pair]) for contestant in (STOCK, *contestants)]
         yield Case("g", f"{keypoints} keypoints, {words(adaptive)}", entries, work=bench.work_of_pairs)
-    yield Case("g", "1024 keypoints, matcher alone", list(exported_matchers(bench, [f32, bf16], pair)))
-    yield Case("g", "a graph of 1024 keypoints", list(making_and_loading(bench, pair)))
+    yield Case("g", f"{n} keypoints, matcher alone", list(exported_matchers(bench, [f32, bf16], pair)))
+    yield Case("g", f"a graph of {n} keypoints", list(making_and_loading(bench, pair)))
 
 
 def exported_matchers(bench: Workbench, contestants: list[Contestant], pair: Tensor) -> Iterator[Entry]:
     for contestant in contestants:
         for adaptive in (False, True):
-            settings = bench.settings(1024, adaptive)
+            settings = bench.settings(bench.plan.graph_keypoints, adaptive)
             ours = load(EAGER, settings)
             found = ours.run(ours.model.extract_features, pair)
             features = found.keypoints, found.descriptors, found.mask, found.image_sizes
@@ -394,7 +396,7 @@ def exported_matchers(bench: Workbench, contestants: list[Contestant], pair: Ten
 
 def making_and_loading(bench: Workbench, pair: Tensor) -> Iterator[Entry]:
     """What comes before the second inference."""
-    contestant, settings = Contestant(OPENVINO), bench.settings(1024)
+    contestant, settings = Contestant(OPENVINO), bench.settings(bench.plan.graph_keypoints)
     inputs = {"pixel_values": pair.numpy()}
 
     def make() -> None:
@@ -408,7 +410,7 @@ def making_and_loading(bench: Workbench, pair: Tensor) -> Iterator[Entry]:
         import openvino
 
         exported(contestant, settings)  # there since the case before
-        (file,) = bench.scratch.glob("seeded-openvino-pipeline-1024-fp32-full/*.xml")
+        (file,) = bench.scratch.glob(f"seeded-openvino-pipeline-{settings.keypoints}-fp32-full/*.xml")
         openvino.Core().compile_model(file, "CPU", {"CACHE_DIR": str(bench.scratch / name)})(inputs)
 
     missing = contestant.missing()

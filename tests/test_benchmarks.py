@@ -47,7 +47,13 @@ BF16, INT8 = Contestant(OPENVINO, dtype="bfloat16"), Contestant(OPENVINO, dtype=
 ONCE = Pace(seconds=0, fewest=1, most=1)
 RATES = {"float32": Work(1e9, 1e9), "bfloat16": Work(1e9, 1e9)}
 PLAN = replace(
-    QUICK, keypoints=(KEYPOINTS,), batches=(1, 3), batch_keypoints=KEYPOINTS, collection_keypoints=KEYPOINTS, photos=4
+    QUICK,
+    keypoints=(KEYPOINTS,),
+    batches=(1, 3),
+    batch_keypoints=KEYPOINTS,
+    photos=4,
+    collection_keypoints=KEYPOINTS,
+    graph_keypoints=KEYPOINTS,
 )
 
 

@@ -76,7 +76,7 @@ def onnx_graph(graph: Graph, opset: int) -> Any:
 
 def _add_layers(graph: Any, matcher: AdaptiveMatcher, opset: int) -> None:
     """Put the layers, each in an `If`, and the end of an adaptive graph behind its beginning."""
-    from onnx import compose, helper
+    from onnx import TensorProto, compose, helper
 
     state = example_state(matcher.finish.model)
     axes = {f"{field}_": {2: "keypoints"} for field in STATE[: STATE.index("stop")]}
@@ -92,22 +92,23 @@ def _add_layers(graph: Any, matcher: AdaptiveMatcher, opset: int) -> None:
         del exported.input[:]
         return exported
 
+    def branch(name: str, condition: str, then: Any, otherwise: Any, results: Sequence[str]) -> None:
+        for value in (*then.output, *otherwise.output):  # the shapes of the two differ
+            value.type.tensor_type.ClearField("shape")
+        branches = {"then_branch": then, "else_branch": otherwise}
+        graph.node.append(helper.make_node("If", [condition], results, name, **branches))
+
     for i, layer in enumerate(matcher.layers):
         then = part(layer, f"layer{i}/then/", STATE)
-        for value in then.output:  # the shapes of the branches differ
-            value.type.tensor_type.ClearField("shape")
         outputs = [helper.make_value_info(f"layer{i}/else/{name}", old.type) for name, old in zip(STATE, then.output)]
         nodes = [helper.make_node("Identity", [old], [new.name]) for old, new in zip(current, outputs)]
         otherwise = helper.make_graph(nodes, f"layer{i}/skipped", [], outputs)
         running, current = current[-1], [f"layer{i}/{name}" for name in STATE]
-        branches = {"then_branch": then, "else_branch": otherwise}
-        graph.node.append(helper.make_node("If", [running], current, f"layer{i}", **branches))
-    finish = part(matcher.finish, "finish/", Matcher.outputs)
-    graph.node.extend(finish.node)
-    graph.initializer.extend(finish.initializer)
-    graph.node.extend(
-        helper.make_node("Identity", [found.name], [name]) for found, name in zip(finish.output, Matcher.outputs)
-    )
+        branch(f"layer{i}", running, then, otherwise, current)
+    graph.node.append(helper.make_node("ReduceMax", ["begin/prune"], ["most_rounds"], keepdims=0))
+    graph.node.append(helper.make_node("Cast", ["most_rounds"], ["any_points"], to=TensorProto.BOOL))
+    then, otherwise = (part(getattr(matcher, end), f"{end}/", Matcher.outputs) for end in ("finish", "nothing"))
+    branch("finish", "any_points", then, otherwise, Matcher.outputs)
 
 
 def _declare(proto: Any, graph: Graph) -> None:

@@ -296,17 +296,13 @@ class Layer(nn.Module):
 
 
 class Finish(nn.Module):
-    """Matches of what is left, by the assignment of the layer that the pair stopped after.
-
-    No branch: a pair without points has one column at least, of padding. On OpenVINO 2026.4 the first inference was
-    that of PyTorch after each of 368 compilations in float32, and the same after each of 261 in bfloat16.
-    """
+    """Matches of what is left, by the assignment of the layer that the pair stopped after."""
 
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, state: State) -> tuple[Tensor, ...]:
+    def forward(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         index, mask, descriptors, cos, sin, prune, stop, _ = state
         layers: Any = self.model.match_assignment_layers
         projected, matchability = (
@@ -321,6 +317,14 @@ class Finish(nn.Module):
         matches, scores = assignment.matches(self.model.config.filter_threshold)
         points = Points(stop, index, mask, descriptors, cos, sin)
         return *points.in_columns(matches, scores, prune.shape[2]), prune, stop
+
+
+class Nothing(nn.Module):
+    """No matches, of a pair without points."""
+
+    def forward(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        *_, prune, stop, _ = state
+        return torch.full_like(prune, -1), torch.zeros_like(prune, dtype=torch.float32), prune, stop
 
 
 class Gate(nn.Module):
@@ -341,17 +345,40 @@ class Gate(nn.Module):
         return index, mask, descriptors, cos, sin, prune, stop, running
 
 
+class FinishGate(nn.Module):
+    """The branch that points are matched in, if there are any.
+
+    Not to save work: behind the branches of the layers and outside of one, OpenVINO 2026.4 computes the product of the
+    two images' points wrong in its first inference in bfloat16, and did so at times in float32.
+    """
+
+    def __init__(self, finish: torch.jit.ScriptModule, nothing: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.finish = finish
+        self.nothing = nothing
+
+    def forward(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        _, _, _, _, _, rounds, _, _ = state
+        if bool((rounds > 0).any()):
+            matches, scores, prune, stop = self.finish(state)
+        else:
+            matches, scores, prune, stop = self.nothing(state)
+        return matches, scores, prune, stop
+
+
 class AdaptiveMatcher(nn.Module):
     """Matches of the keypoints of one pair, which stops early and whose points are pruned."""
 
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
         super().__init__()
-        self.begin, self.finish = Begin(model), Finish(model)
+        self.begin, self.finish, self.nothing = Begin(model), Finish(model), Nothing()
         self.layers = [Layer(model, i) for i in range(model.config.num_hidden_layers)]
         with quiet():
             state = example_state(model)
             traced = [torch.jit.trace(layer, (state,), check_trace=False) for layer in self.layers]
             self.gates = nn.ModuleList(torch.jit.script(Gate(layer)) for layer in traced)
+            ends = [torch.jit.trace(end, (state,), check_trace=False) for end in (self.finish, self.nothing)]
+            self.end = torch.jit.script(FinishGate(*ends))
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         state = self.begin(*features)
@@ -359,7 +386,7 @@ class AdaptiveMatcher(nn.Module):
             return state
         for gate in self.gates:
             state = gate(state)
-        return self.finish(state)
+        return self.end(state)
 
 
 def example_state(model: LightGlueForKeypointMatching, n: int = 16) -> State:
