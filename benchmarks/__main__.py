@@ -34,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     keys = [key for key in options.only.split(",") if key] or list(PAGES["performance.md"])
     if unknown := set(keys) - set(TABLES):
         parser.error(f"there is no table {', '.join(sorted(unknown))}, only {', '.join(TABLES)}")
+    pages = [page for page, of_page in PAGES.items() if set(of_page) <= set(keys)]
+    if options.write_docs and not pages:
+        whole = " or ".join(",".join(of_page) for of_page in PAGES.values())
+        parser.error(f"--write-docs renews whole pages: measure {whole}")
 
     plan = QUICK if options.quick else ON_GPU if options.device == "cuda" else Plan()
     pace = Pace(seconds=1, fewest=1, most=5) if options.quick else Pace(seconds=8)
@@ -52,11 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     print(f"Written to {options.output}: performance.md, performance.json, performance.png")
     if options.write_docs:
-        for page, of_page in PAGES.items():
-            measured = [key for key in of_page if key in keys]
-            if measured:
-                write_docs(DOCS / page, markdown(rows, measured, rates, about, plan, minutes))
-        if "a" in keys:
+        for page in pages:
+            write_docs(DOCS / page, markdown(rows, PAGES[page], rates, about, plan, minutes))
+        if "performance.md" in pages:
             (DOCS / "performance.png").write_bytes((options.output / "performance.png").read_bytes())
     return 0
 

@@ -168,6 +168,15 @@ def test_transformers_is_its_own(bench):
     assert model.config.keypoint_detector_config.max_keypoints == KEYPOINTS
 
 
+def test_a_precise_contestant_has_the_keypoints_of_float32(bench):
+    pixels, settings = bench.batch([(0, 1)]), bench.settings(KEYPOINTS)
+    half = replace(EAGER, dtype="bfloat16")
+    whole, precise, rounded = (load(c, settings).match(pixels) for c in (EAGER, replace(half, precise=True), half))
+    assert torch.equal(precise.keypoints, whole.keypoints)
+    assert not torch.equal(rounded.keypoints, whole.keypoints)
+    assert not torch.equal(precise.matching_scores, whole.matching_scores)  # the matcher is not in float32
+
+
 def test_weights_match_stop_and_prune(bench):
     """What the seeded weights are made for: without matches, stops and pruning the guards would guard little."""
     outputs = load(EAGER, bench.settings(KEYPOINTS, adaptive=True)).match(bench.batch(bench.pairs[:3]))
@@ -282,3 +291,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["--only", "z"])
     assert "there is no table z" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--only", "g", "--write-docs"])  # would lose table (i) of the page
+    assert "measure a,b,c,d,e,f,h or g,i" in capsys.readouterr().err
