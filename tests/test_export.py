@@ -160,7 +160,7 @@ def test_bfloat16_rounds_neither_pixels_nor_scores(checkpoint, tmp_path, height,
 
 
 def test_the_first_inference_in_bfloat16_is_as_the_second(tmp_path):
-    """Behind branches OpenVINO has computed products of this size wrong in its first inference."""
+    """Where points are matched outside of a branch, OpenVINO is wrong in its first inference, for this width and n."""
     needs("openvino")
     import openvino
 

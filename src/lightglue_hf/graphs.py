@@ -348,8 +348,9 @@ class Gate(nn.Module):
 class FinishGate(nn.Module):
     """The branch that points are matched in, if there are any.
 
-    Not to save work: behind the branches of the layers and outside of one, OpenVINO 2026.4 computes the product of the
-    two images' points wrong in its first inference in bfloat16, and did so at times in float32.
+    Not to save work: behind the branches of the layers and outside of one, OpenVINO 2026.4 finds wrong matches in its
+    first inference in bfloat16, always for some widths and numbers of points, and did so at times in float32. Which
+    operation it computes wrong is not known; projecting with constant weights alone does not help.
     """
 
     def __init__(self, finish: torch.jit.ScriptModule, nothing: torch.jit.ScriptModule) -> None:
