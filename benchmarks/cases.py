@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from lightglue_hf import LightGlueConfig, LightGlueImageProcessor
-from lightglue_hf.comparison import judge_matches
-from lightglue_hf.datasets import BUILT_IN
-from lightglue_hf.methods import lightglue
+from lightglue_hf.evaluation.comparison import judge_matches
+from lightglue_hf.evaluation.datasets import BUILT_IN
+from lightglue_hf.evaluation.methods import lightglue
 
 from .competitors import (
     KORNIA,
@@ -428,7 +428,7 @@ def precisions(bench: Workbench) -> Iterator[Row]:
         return
     settings = Settings(bench.bundled, 1024)
     processor = LightGlueImageProcessor.from_pretrained(bench.bundled)
-    methods = [lightglue(c.name, exported(c, settings), processor, longer_side=640) for c in contestants]
+    methods = [lightglue(c.name, exported(c, settings), processor, longest_edge=640) for c in contestants]
     totals = Counter[str]()
     for name in ("stereo", "warped-easy"):
         correct = Counter[str]()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor
-from lightglue_hf.conversion import lightglue_to_cvg
+from lightglue_hf.convert.state_dicts import lightglue_to_cvg
 
 from .inputs import textures
 

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, SuperPointConfig
+from lightglue_hf.data.textures import render_textures
 from lightglue_hf.modeling_lightglue import confidence_threshold
-from lightglue_hf.textures import render_textures
 
 HEIGHT, WIDTH = 480, 640
 SCENES = ("astronaut", "brick", "camera", "cat", "coffee", "grass", "gravel", "hubble_deep_field", "rocket")

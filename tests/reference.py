@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightglue_hf.conversion import (
+from lightglue_hf.convert.state_dicts import (
     convert_lightglue_state_dict,
     convert_superpoint_state_dict,
     load_pickle,

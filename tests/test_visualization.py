@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lightglue_hf import visualization
-from lightglue_hf.homographies import OUTSIDE, PlanarPairs
+from lightglue_hf.data.homographies import OUTSIDE, PlanarPairs
 from lightglue_hf.visualization import (
     LAYER_TINTS,
     draw_matches,

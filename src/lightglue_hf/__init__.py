@@ -2,9 +2,11 @@
 
 Importing this package registers its classes: `AutoConfig`, `AutoModel`, `AutoModelForKeypointMatching`,
 `AutoModelForKeypointDetection`, `AutoImageProcessor` and `pipeline("keypoint-matching")` then give them in place of
-transformers' own. Neither transformers' models nor ours are imported before they are used.
+transformers' own, unless `LIGHTGLUE_HF_REGISTER=0` is in the environment; see registration.py. Neither transformers'
+models nor ours are imported before they are used.
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +23,9 @@ _MODULES = {
     "LightGlueConfig": "configuration_lightglue",
     "LightGlueForKeypointMatching": "modeling_lightglue",
     "LightGlueKeypointMatchingOutput": "modeling_lightglue",
-    "KeypointFeatures": "modeling_lightglue",
+    "KeypointFeatures": "features",
+    "KeypointDetector": "features",
+    "KeypointDetectorConfig": "features",
     "LightGlueImageProcessor": "image_processing_lightglue",
     "KeypointMatchingPipeline": "pipeline_keypoint_matching",
     "SuperPointConfig": "detectors.configuration_superpoint",
@@ -34,7 +38,7 @@ _MODULES = {
 }
 
 # the runtimes need packages that may not be there, so they are imported by name alone
-__all__ = ["bundled_checkpoint", *(name for name, module in _MODULES.items() if module != "runtime")]
+__all__ = ["bundled_checkpoint", "register", *(name for name, module in _MODULES.items() if module != "runtime")]
 
 
 def bundled_checkpoint(name: str) -> Path:
@@ -72,4 +76,5 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES])
 
 
-register()
+if os.environ.get("LIGHTGLUE_HF_REGISTER", "1") not in ("0", "false", "no"):
+    register()

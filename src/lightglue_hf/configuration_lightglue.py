@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from .detectors import configuration_class
+
 
 class LightGlueConfig(PretrainedConfig):
     """Configuration of [`LightGlueForKeypointMatching`]; the defaults are the published `superpoint_lightglue`.
@@ -29,6 +31,9 @@ class LightGlueConfig(PretrainedConfig):
         hidden_act: activation of the feed-forward networks; the published weights use the exact "gelu".
         attention_dropout: in training.
         attention_bias: biases in the attention's projections.
+        shared_query_key: cross-attention projects queries and keys by one layer, as in the published weights (cvg's
+            `to_qk`), and computes it once. `None`, as in configurations without this field, means two layers; of a
+            checkpoint that is loaded it is found out from the weights.
         trust_remote_code: accepted because saved configurations have it; never honoured (CVE-2026-5241).
 
     Raises:
@@ -56,6 +61,7 @@ class LightGlueConfig(PretrainedConfig):
         hidden_act: str = "gelu",
         attention_dropout: float = 0.0,
         attention_bias: bool = True,
+        shared_query_key: bool | None = None,
         trust_remote_code: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -71,6 +77,11 @@ class LightGlueConfig(PretrainedConfig):
             raise ValueError(
                 f"num_attention_heads must be a multiple of num_key_value_heads, "
                 f"got {num_attention_heads} and {num_key_value_heads}"
+            )
+        if shared_query_key and num_key_value_heads != num_attention_heads:
+            raise ValueError(
+                f"shared_query_key needs as many key-value heads as heads, got {num_key_value_heads} and "
+                f"{num_attention_heads}"
             )
         self.keypoint_detector_config = detector_config(keypoint_detector_config)
         self.descriptor_dim = descriptor_dim
@@ -88,6 +99,7 @@ class LightGlueConfig(PretrainedConfig):
         self.hidden_act = hidden_act
         self.attention_dropout = attention_dropout
         self.attention_bias = attention_bias
+        self.shared_query_key = shared_query_key
         self.trust_remote_code = False
         # derived; transformers reads them under these names, also from a saved configuration
         kwargs.pop("hidden_size", None)
@@ -102,7 +114,7 @@ class LightGlueConfig(PretrainedConfig):
         if self.input_dim is not None:
             return self.input_dim
         detector = self.keypoint_detector_config
-        for name in ("descriptor_decoder_dim", "descriptor_dim"):
+        for name in ("descriptor_dim", "descriptor_decoder_dim"):
             if hasattr(detector, name):
                 return getattr(detector, name)
         raise ValueError(f"{type(detector).__name__} does not say how wide its descriptors are: set input_dim")
@@ -124,12 +136,13 @@ def detector_config(config: PretrainedConfig | dict[str, Any] | None, saved: boo
         return config
     config = dict(config or {})
     model_type = config.pop("model_type", "superpoint")
-    if model_type not in CONFIG_MAPPING:
+    config_class = configuration_class(model_type)
+    if config_class is None and model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"keypoint_detector_config has the unknown model_type {model_type!r}: "
             "register its configuration with AutoConfig first (remote code is never run)"
         )
-    config_class = CONFIG_MAPPING[model_type]
+    config_class = config_class or CONFIG_MAPPING[model_type]
     return config_class.from_dict(config) if saved else config_class(**config)
 
 

@@ -1,38 +1,27 @@
-"""Pixels in, keypoints back to the photo: reading, resizing and padding image pairs, and the way back.
+"""Pixels in, keypoints back to the photo: photos to one batch of pixels, by pairs or singly, and the way back.
 
-This file alone knows about colour modes, resizing and half-pixel conventions. It needs NumPy, Pillow and PyTorch.
-
-Conventions:
-- sizes are `(height, width)`, points are `(x, y)` in pixels with the centre of the first pixel at `(0, 0)`;
-- resizing keeps the borders of the image in place, so a point moves by `x' = (x + 0.5) * w' / w - 0.5`.
+Sizes are `(height, width)`, points are `(x, y)` in pixels with the centre of the first pixel at `(0, 0)`.
 """
 
 from __future__ import annotations
 
-import inspect
-import io
 import os
-import sys
-import urllib.request
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypedDict
 
-import huggingface_hub.constants
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from .geometry import resized_shape, scale_keypoints
+from .images import load_image, to_pixels
+from .visualization import draw_matches
 
-
-PAD_MULTIPLE = 8
-URL_PREFIXES = ("http://", "https://", "data:image/")
+SIZE_DIVISOR = 8
 PAIRS_MESSAGE = (
     "`images` must be a pair of images or a list of pairs of images; an image is a PIL image, a 2-D or 3-D array or "
-    "tensor, a path or a URL."
+    "tensor, a path or a URL. Single images and lists of any length go with pairs=False."
 )
 
 
@@ -45,174 +34,64 @@ class LightGlueImageProcessorKwargs(TypedDict, total=False):
     do_rescale: bool
     rescale_factor: float
     do_grayscale: bool
-
-
-def scale_keypoints(keypoints: torch.Tensor, from_sizes: Any, to_sizes: Any) -> torch.Tensor:
-    """Move keypoints along with a resize of their image, by the half-pixel rule.
-
-    Args:
-        keypoints: `(..., n, 2)`, pixels, (x, y), centre of the first pixel = (0, 0).
-        from_sizes: `(..., 2)`, (height, width) of the image the keypoints lie in.
-        to_sizes: `(..., 2)`, (height, width) of the image the result lies in.
-
-    Returns:
-        `(..., n, 2)`, pixels; computed in double precision where the device has it, returned as float32 (float64 if
-        the keypoints are), so that a round trip stays within 1e-3 pixels on images of up to 8192 pixels.
-
-    Example:
-        >>> scale_keypoints(torch.tensor([[639.0, 479.0]]), (480, 640), (2160, 3840))
-        tensor([[3836.5000, 2157.2500]])
-    """
-    precision = torch.float32 if keypoints.device.type == "mps" else torch.float64
-    from_wh, to_wh = (
-        torch.as_tensor(sizes, dtype=precision, device=keypoints.device).flip(-1).unsqueeze(-2)
-        for sizes in (from_sizes, to_sizes)
-    )
-    scaled = (keypoints.to(precision) + 0.5) * (to_wh / from_wh) - 0.5
-    return scaled.to(torch.promote_types(keypoints.dtype, torch.float32))
-
-
-def load_image(
-    source: str | os.PathLike[str] | Image.Image, timeout: float | None = None, max_pixels: int | None = None
-) -> Image.Image:
-    """Read and decode one image, in its own colour mode.
-
-    A file or URL is turned upright by its EXIF orientation, so the size of the result is the size that keypoints are
-    reported in. A PIL image is returned as it is: its orientation is the caller's, and its `size` stays true.
-
-    Args:
-        source: a path, an http(s) or data URL, or a PIL image.
-        timeout: seconds to wait for a URL; `None` waits for ever.
-        max_pixels: refuse images with more pixels before decoding them; `None` leaves Pillow's own limit
-            (an error above twice `PIL.Image.MAX_IMAGE_PIXELS`, a warning above it).
-
-    Raises:
-        OSError: the data is missing, truncated or no image, or a URL is asked for offline; the source is named.
-        PIL.Image.DecompressionBombError: the image has too many pixels.
-    """
-    if isinstance(source, Image.Image):
-        name = getattr(source, "filename", None) or "a PIL image"
-    else:
-        name = os.fspath(source)
-    name = name if len(name) < 300 else f"{name[:300]}..."
-    try:
-        image = source if isinstance(source, Image.Image) else _open(os.fspath(source), timeout)
-        pixels = image.width * image.height
-        if max_pixels is not None and pixels > max_pixels:
-            raise Image.DecompressionBombError(f"{pixels} pixels exceed the limit of {max_pixels} for batches")
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # an MPO is a photo with previews
-            warnings.warn(f"{name} has {frames} frames, only frame {image.tell()} is used.", stacklevel=2)
-        image.load()
-        return image if image is source else ImageOps.exif_transpose(image)
-    except (FileNotFoundError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise Image.DecompressionBombError(f"{name}: {error}") from error
-    except Exception as error:  # broken data makes Pillow raise anything: SyntaxError, struct.error, IndexError...
-        raise OSError(f"Cannot read the image {name}: {error}") from error
-
-
-def _open(source: str, timeout: float | None) -> Image.Image:
-    if not source.startswith(URL_PREFIXES):
-        return Image.open(source)
-    if huggingface_hub.constants.HF_HUB_OFFLINE and not source.startswith("data:"):
-        raise OSError("offline mode is enabled, URLs are not fetched")
-    request = urllib.request.Request(source, headers={"User-Agent": "lightglue-hf"})
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        return Image.open(io.BytesIO(response.read()))
-
-
-def to_pixels(
-    image: Image.Image | np.ndarray | torch.Tensor, name: str = "the image", input_data_format: str | None = None
-) -> tuple[np.ndarray, int]:
-    """Turn a decoded image into grey or RGB pixels and the value that stands for white.
-
-    - Alpha (RGBA, LA, transparent palettes, arrays of four channels) is composited over white.
-    - Palette, CMYK and 1-bit images are what `image.convert("RGB")` makes of them.
-    - 8-bit: white is 255; also integers, and floats that are whole numbers, if they lie in [0, 255].
-    - 16-bit (uint16, PIL's "I;16" and "I"): white is 65535. Booleans and floats in [0, 1]: white is 1. These keep
-      their precision; transformers rounds fractions to 8 bits, and rescales them a second time unless told not to.
-
-    Args:
-        image: a PIL image, or an array or tensor `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels.
-        name: what to call the image in errors.
-        input_data_format: "channels_first" or "channels_last" for arrays of which both ends could be channels.
-
-    Returns:
-        `(1 or 3, h, w)`, uint8 or float32, and white.
-
-    Raises:
-        ValueError: NaN, Inf or values outside these ranges; an empty array; an unclear channel axis.
-    """
-    white = 255
-    if isinstance(image, Image.Image):
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-        elif image.mode.startswith("I"):
-            white = 65535
-        elif image.mode == "1":
-            image = image.convert("L")
-        elif image.mode not in ("L", "F"):
-            image = image.convert("RGB")
-        pixels, input_data_format = np.asarray(image), "channels_last"
-    elif isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        pixels = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
-    else:
-        pixels = image
-    if pixels.size == 0:
-        raise ValueError(f"{name} is empty: its shape is {pixels.shape}.")
-    pixels = pixels[None] if pixels.ndim == 2 else _channels_first(pixels, name, input_data_format)
-
-    low, high = pixels.min(), pixels.max()  # either is NaN if any pixel is
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{name} contains NaN or Inf.")
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
-        white = 65535
-    elif pixels.dtype.kind == "b" or (pixels.dtype.kind == "f" and high <= 1):
-        white = 1
-    elif pixels.dtype.kind == "f" and not np.array_equal(pixels, np.round(pixels)):
-        raise ValueError(f"{name} has float values up to {high}; floats must lie in [0, 1] or be whole numbers.")
-    if low < 0 or high > white:
-        raise ValueError(f"{name} has values in [{low}, {high}], outside [0, {white}].")
-
-    pixels = pixels.astype(np.uint8 if white == 255 else np.float32)
-    if len(pixels) == 4:
-        alpha = pixels[3:] / np.float32(white)
-        opaque = pixels[:3] * alpha + white * (1 - alpha)
-        pixels = np.round(opaque).astype(np.uint8) if white == 255 else opaque
-    return pixels, white
-
-
-def _channels_first(pixels: np.ndarray, name: str, input_data_format: str | None) -> np.ndarray:
-    """Move the channels of a 3-D array to the front, finding them by their number where the caller does not say."""
-    first, last = (pixels.ndim == 3 and pixels.shape[axis] in (1, 3, 4) for axis in (0, -1))
-    if input_data_format is not None:
-        channels_last = str(getattr(input_data_format, "value", input_data_format)) == "channels_last"
-        first, last = first and not channels_last, last and channels_last
-    if first == last:
-        problem = "both ends could be channels: pass `input_data_format`" if first else "it has no 1, 3 or 4 channels"
-        raise ValueError(f"Unclear channel axis of {name} with shape {pixels.shape}: {problem}.")
-    return pixels if first else np.moveaxis(pixels, -1, 0)
+    size_divisor: int
 
 
 def _flatten_pairs(images: Any) -> list[Any]:
     """Check that `images` is a pair or a list of pairs and return the images in one list, pair after pair."""
 
     def is_pair(pair: Any) -> bool:
-        return isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_image, pair))
-
-    def is_image(image: Any) -> bool:
-        if isinstance(image, (np.ndarray, torch.Tensor)):
-            return image.ndim in (2, 3)
-        return isinstance(image, (Image.Image, str, os.PathLike))
+        return isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_image, pair))
 
     if is_pair(images):
         return list(images)
     if isinstance(images, (list, tuple)) and images and all(map(is_pair, images)):
         return [image for pair in images for image in pair]
     raise ValueError(PAIRS_MESSAGE)
+
+
+def _is_image(image: Any) -> bool:
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        return image.ndim in (2, 3)
+    return isinstance(image, (Image.Image, str, os.PathLike))
+
+
+def _flatten_singles(images: Any) -> list[Any]:
+    """Check that `images` is an image or a list of images and return them in a list."""
+    if _is_image(images):
+        return [images]
+    if isinstance(images, (list, tuple)) and images and all(map(_is_image, images)):
+        return list(images)
+    raise ValueError(
+        "with pairs=False `images` must be an image or a list of images; an image is a PIL image, a 2-D or 3-D array "
+        "or tensor, a path or a URL."
+    )
+
+
+def _flatten_regions(regions: Any, images: Any) -> list[Any]:
+    """The regions in one list, which lie among lists and tuples as the images do."""
+
+    def flatten(given: Any, like: Any) -> list[Any]:
+        if _is_image(like):
+            return [given]
+        if given is None:
+            given = [None] * len(like)
+        if len(given) != len(like):
+            raise ValueError(f"regions must be arranged as images are: {len(given)} of them for {len(like)}")
+        return [region for part in zip(given, like) for region in flatten(*part)]
+
+    return flatten(regions, images)
+
+
+def _resized_region(region: Any, image_shape: tuple[int, int], shape: tuple[int, int], name: str) -> np.ndarray:
+    """A mask over an image as `(h, w)` bool over the image resized: what the nearest pixel says."""
+    mask = region.detach().cpu().numpy() if isinstance(region, torch.Tensor) else np.asarray(region)
+    if mask.shape != image_shape:
+        raise ValueError(f"the region of {name} must have its (height, width) {image_shape}, got {mask.shape}")
+    rows, columns = (
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1) for old, new in zip(image_shape, shape)
+    )
+    return mask[rows][:, columns] != 0
 
 
 def _to_size_dict(size: Any) -> dict[str, int]:
@@ -231,20 +110,12 @@ def _to_size_dict(size: Any) -> dict[str, int]:
     return {key: int(value) for key, value in size.items()}
 
 
-def _resized_shape(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
-    """Return the (height, width) after a resize to `size`; no side falls below one pixel."""
-    if "height" in size:
-        return size["height"], size["width"]
-    scale = size["longest_edge"] / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
 class LightGlueImageProcessor(BaseImageProcessor):
     """Prepares image pairs for LightGlue and carries its matches back to the photos.
 
     Takes the settings of the class of this name in transformers, and gives the same pixels; without torchvision.
     `size` may also be `{"longest_edge": n}`: the aspect ratio is kept, the longer side becomes `n` (small images
-    grow), and images are padded with zeros at the bottom and right to a common multiple of 8.
+    grow), and images are padded with zeros at the bottom and right to a common multiple of `size_divisor`.
 
     Files and URLs are turned upright by their EXIF orientation, PIL images are taken as they are (see `load_image`);
     colour modes and value ranges are described at `to_pixels`.
@@ -257,6 +128,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
             the default factor white is 1, whatever the type. Otherwise values stay as they are.
         rescale_factor: the factor for 8-bit values.
         do_grayscale: whether to make the three channels equal (weights .2989, .5870, .1140).
+        size_divisor: images of different sizes are padded to a multiple of so many pixels; a detector's stride.
 
     Example:
         >>> processor = LightGlueImageProcessor(size={"longest_edge": 1024})
@@ -276,6 +148,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
         do_rescale: bool = True,
         rescale_factor: float = 1 / 255,
         do_grayscale: bool = True,
+        size_divisor: int = SIZE_DIVISOR,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -285,6 +158,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         self.do_grayscale = do_grayscale
+        self.size_divisor = size_divisor
 
     def preprocess(  # type: ignore[override]
         self,
@@ -299,24 +173,33 @@ class LightGlueImageProcessor(BaseImageProcessor):
         data_format: str = "channels_first",
         input_data_format: str | None = None,
         timeout: float | None = None,
+        pairs: bool = True,
+        regions: Any | None = None,
     ) -> BatchFeature:
-        """Prepare a pair, or a list of pairs, of images; this is what calling the processor does.
+        """Prepare a pair, or a list of pairs, of images, or images singly; this is what calling the processor does.
 
         Args:
-            images: two images, or a list or tuple of such pairs. An image is a PIL image, an array or tensor `(h, w)`,
-                `(h, w, c)` or `(c, h, w)`, a path or a URL.
+            images: two images, or a list or tuple of such pairs; with `pairs=False` one image or a list of any
+                length. An image is a PIL image, an array or tensor `(h, w)`, `(h, w, c)` or `(c, h, w)`, a path or
+                a URL.
             do_resize, size, resample, do_rescale, rescale_factor, do_grayscale: override the settings of the class.
             return_tensors: "pt" for tensors, else NumPy arrays.
             data_format: "channels_first" or "channels_last", of the result.
             input_data_format: the same for arrays whose channel axis is unclear.
             timeout: seconds to wait for a URL.
+            pairs: whether `images` are pairs, as in transformers. `False` gives arrays for `extract_features`.
+            regions: for each image, arranged as `images` are, where keypoints may lie: `(h, w)` bool, of the photo's
+                own size (upright by its EXIF orientation), or `None` for anywhere.
 
         Returns:
             `pixel_values`: `(b, 2, 3, h, w)` float32; and, if sizes may differ within the batch (a longest edge, or
-            no resize), `image_sizes`: `(b, 2, 2)` int64, the (height, width) of each image before padding.
+            no resize), `image_sizes`: `(b, 2, 2)` int64, the (height, width) of each image before padding. With
+            `pairs=False` always both, `(images, 3, h, w)` and `(images, 2)`. With `regions` also `region`,
+            `(b, 2, h, w)` or `(images, h, w)` bool.
 
         Raises:
-            ValueError: not a pair or pairs; an unclear channel axis, NaN, Inf or values out of range.
+            ValueError: not a pair or pairs; an unclear channel axis, NaN, Inf or values out of range; a region of
+                another size.
             OSError: an unreadable file or URL, which is named.
             PIL.Image.DecompressionBombError: an image beyond Pillow's limit; with several pairs already in the band
                 where Pillow only warns.
@@ -328,18 +211,20 @@ class LightGlueImageProcessor(BaseImageProcessor):
         rescale_factor = self.rescale_factor if rescale_factor is None else rescale_factor
         do_grayscale = self.do_grayscale if do_grayscale is None else do_grayscale
 
-        flat_images = _flatten_pairs(images)
+        flat_images = _flatten_pairs(images) if pairs else _flatten_singles(images)
+        flat_regions = [None] * len(flat_images) if regions is None else _flatten_regions(regions, images)
         max_pixels = Image.MAX_IMAGE_PIXELS if len(flat_images) > 2 else None
-        processed = []
-        for index, image in enumerate(flat_images):
-            name = f"image {index % 2} of pair {index // 2}"
+        processed, resized_regions = [], []
+        for index, (image, region) in enumerate(zip(flat_images, flat_regions)):
+            name = f"image {index % 2} of pair {index // 2}" if pairs else f"image {index}"
             if isinstance(image, (str, os.PathLike)):
                 name = f"{name} ({os.fspath(image)[:300]})"
             if not isinstance(image, (np.ndarray, torch.Tensor)):
                 image = load_image(image, timeout, max_pixels)
             pixels, white = to_pixels(image, name, input_data_format)
+            original = pixels.shape[1], pixels.shape[2]
             if do_resize:
-                height, width = _resized_shape(pixels.shape[1], pixels.shape[2], size)
+                height, width = resized_shape(*original, size)
                 channels = [Image.fromarray(channel).resize((width, height), resample) for channel in pixels]
                 pixels = np.stack([np.asarray(channel) for channel in channels])
             if do_rescale:
@@ -347,22 +232,31 @@ class LightGlueImageProcessor(BaseImageProcessor):
             if do_grayscale and not (pixels == pixels[:1]).all():
                 pixels = (pixels[0] * 0.2989 + pixels[1] * 0.5870 + pixels[2] * 0.1140)[None]
             processed.append(pixels)
+            if regions is not None:
+                whole = np.ones(original, dtype=bool) if region is None else region
+                resized_regions.append(_resized_region(whole, original, (pixels.shape[1], pixels.shape[2]), name))
 
         sizes = np.array([pixels.shape[1:] for pixels in processed])
         height, width = sizes.max(axis=0)
         padded = (do_resize and "longest_edge" in size) or bool((sizes != sizes[0]).any())
         if padded:
-            height, width = (-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in (height, width))
+            divisor = self.size_divisor
+            height, width = (-(-side // divisor) * divisor for side in (height, width))
+        shape = (-1, 2) if pairs else (-1,)
         pixel_values = np.zeros((len(processed), 3, height, width), dtype=np.float32)
         for canvas, pixels in zip(pixel_values, processed):
             canvas[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        pixel_values = pixel_values.reshape(-1, 2, 3, height, width)
         if str(getattr(data_format, "value", data_format)) == "channels_last":
-            pixel_values = np.ascontiguousarray(np.moveaxis(pixel_values, 2, -1))
+            pixel_values = np.ascontiguousarray(np.moveaxis(pixel_values, 1, -1))
 
-        data = {"pixel_values": pixel_values}
-        if padded:
-            data["image_sizes"] = sizes.astype(np.int64).reshape(-1, 2, 2)
+        data = {"pixel_values": pixel_values.reshape(*shape, *pixel_values.shape[1:])}
+        if padded or not pairs:
+            data["image_sizes"] = sizes.astype(np.int64).reshape(*shape, 2)
+        if regions is not None:
+            region = np.zeros((len(processed), height, width), dtype=bool)
+            for canvas, mask in zip(region, resized_regions):
+                canvas[: mask.shape[0], : mask.shape[1]] = mask
+            data["region"] = region.reshape(*shape, height, width)
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def post_process_keypoint_matching(
@@ -418,8 +312,6 @@ class LightGlueImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: not a pair or pairs, or as many as there are results.
         """
-        from .visualization import draw_matches
-
         flat_images = _flatten_pairs(images)
         if len(flat_images) != 2 * len(keypoint_matching_output):
             raise ValueError(f"{len(flat_images) // 2} pairs, but {len(keypoint_matching_output)} results.")
@@ -442,26 +334,3 @@ def _to_target_sizes(target_sizes: Any, batch_size: int) -> torch.Tensor:
             f"[((height, width), (height, width)), ...], not {target_sizes}."
         )
     return sizes
-
-
-def register_image_processor(config_class: type[PretrainedConfig]) -> None:
-    """Make `AutoImageProcessor` give `LightGlueImageProcessor` for "lightglue", in place of transformers' own.
-
-    It is found by the names that transformers writes: with no suffix, with "Fast", and in transformers 5 with "Pil".
-
-    Args:
-        config_class: the configuration to register it for.
-    """
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES, AutoImageProcessor
-
-    IMAGE_PROCESSOR_MAPPING_NAMES.pop(config_class.model_type, None)  # searched before registered classes
-    kwargs: dict[str, Any] = {"slow_image_processor_class": LightGlueImageProcessor}
-    if "image_processor_classes" in inspect.signature(AutoImageProcessor.register).parameters:  # transformers 5
-        pil_name = type("LightGlueImageProcessorPil", (LightGlueImageProcessor,), {})
-        classes = {"torchvision": LightGlueImageProcessor, "pil": LightGlueImageProcessor, "pil_name": pil_name}
-        kwargs = {"image_processor_classes": classes}
-    AutoImageProcessor.register(config_class, **kwargs, exist_ok=True)
-    transformers: Any = sys.modules["transformers"]
-    if getattr(transformers.AutoImageProcessor, "is_dummy", False):
-        # transformers 5.5 shows a stand-in that asks for torchvision; the class behind it does without
-        transformers.AutoImageProcessor = AutoImageProcessor

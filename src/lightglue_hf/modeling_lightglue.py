@@ -6,10 +6,8 @@ layer, assignment, and the model with its adaptive depth (a pair stops when it i
 to be unmatchable are pruned), where every pair of a batch gets exactly what it gets alone.
 """
 
-import inspect
 import math
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,34 +20,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
-from .detectors.superpoint import CheckedLoading, in_parts, is_traced, vector
+from .detectors import model_class
+from .features import KeypointFeatures, features_of_detector, refuse_non_finite
+from .loading import CheckedLoading
+from .utils.tensors import as_autocast, is_traced, low_memory_cpu
 
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
-BEHIND = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
+PADDING_OFFSET = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
 POINTS_AT_ONCE = 1 << 12  # on a CPU, of all pairs that are matched together; with more, the caches do not hold a layer
-ROWS_AT_ONCE = 1 << 7  # on a CPU, of an assignment: they are still in the caches when they are read again
 UNMATCHED, IGNORED = -1, -2  # in labels
-
-
-@dataclass
-class KeypointFeatures(ModelOutput):
-    """What is matched: the keypoints of images, in `shape` = `(batch, 2)` for pairs or `(images,)`.
-
-    The fields' names are the arguments of [`LightGlueForKeypointMatching.match_features`], `scores` apart.
-
-    Args:
-        keypoints: `(*shape, n, 2)` float32, (x, y) pixels, centre of the first pixel = (0, 0).
-        descriptors: `(*shape, n, d)`.
-        mask: `(*shape, n)` int32, 1 for a keypoint and 0 for padding.
-        image_sizes: `(*shape, 2)` int64, (height, width) of the image that the keypoints live in.
-        scores: `(*shape, n)`, the detector's.
-    """
-
-    keypoints: Tensor | None = None
-    descriptors: Tensor | None = None
-    mask: Tensor | None = None
-    image_sizes: Tensor | None = None
-    scores: Tensor | None = None
 
 
 @dataclass
@@ -112,19 +91,28 @@ def normalize_keypoints(keypoints: Tensor, mask: Tensor | None, image_sizes: Ten
     return (keypoints - size[..., None, :] / 2) / (size.amax(-1)[..., None, None] / 2)
 
 
+class FullPrecisionLinear(nn.Linear):
+    """Computes in float32 whatever the type of its weights, and is no linear layer to quantize."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(x.float(), self.weight.float(), bias)
+
+
 class LightGluePositionalEncoder(nn.Module):
     """Learned Fourier frequencies of the positions, for the rotary encoding (paper, section 3.1)."""
 
     def __init__(self, config: LightGlueConfig) -> None:
         super().__init__()
         inputs = 4 if config.add_scale_ori else 2
-        self.projector = nn.Linear(inputs, config.descriptor_dim // config.num_attention_heads // 2, bias=False)
+        width = config.descriptor_dim // config.num_attention_heads // 2
+        self.projector = FullPrecisionLinear(inputs, width, bias=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """`(..., n, 2 or 4)` -> cosines and sines `(..., n, head_dim / 2)`, in float32 whatever the weights."""
-        with torch.autocast(positions.device.type, enabled=False):
-            angles = F.linear(positions.float(), self.projector.weight.float())
-            return angles.cos(), angles.sin()
+        angles = self.projector(positions.float()).float()
+        return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -151,7 +139,7 @@ class AttentionMask:
     queries: Tensor
 
     def visible(self) -> Tensor:
-        """`(batch, 1, 1, keys)` bool; an image of nothing but padding attends to all of it, for want of a number."""
+        """`(batch, 1, 1, keys)` bool; an image of nothing but padding attends to all of it, which is finite."""
         return (self.keys | ~self.keys.any(-1, keepdim=True))[:, None, None, :]
 
     def additive(self, dtype: torch.dtype) -> Tensor:
@@ -219,22 +207,10 @@ class LightGlueAttention(nn.Module):
         self.k_proj = nn.Linear(width, key_value_width, bias=config.attention_bias)
         self.v_proj = nn.Linear(width, key_value_width, bias=config.attention_bias)
         self.o_proj = nn.Linear(width, width, bias=config.attention_bias)
-        self._shared: tuple[tuple[int, ...], bool] = ((), False)
 
-    def shares_projection(self) -> bool:
-        """Whether queries and keys are projected alike, as in the published weights (cvg's `to_qk`).
-
-        The comparison is kept until the weights change; a compiled graph takes the last one.
-        """
-        if self.training or self.num_key_value_groups > 1:
-            return False
-        if not torch.compiler.is_compiling():
-            parameters = [*self.q_proj.parameters(), *self.k_proj.parameters()]
-            state = tuple(x for p in parameters for x in (id(p), p.data_ptr(), p._version))
-            if self._shared[0] != state:
-                pairs = zip(self.q_proj.parameters(), self.k_proj.parameters(), strict=True)
-                self._shared = state, all(torch.equal(q, k) for q, k in pairs)
-        return self._shared[1]
+    def shares_query_key(self) -> bool:
+        """Whether queries and keys are one product: one layer makes both, and no adapter stands in its place."""
+        return self.q_proj is self.k_proj and type(self.q_proj) is nn.Linear
 
     def forward(
         self,
@@ -255,7 +231,7 @@ class LightGlueAttention(nn.Module):
         """
         hidden = as_autocast(hidden)
         query = self.split_heads(self.q_proj(hidden))
-        key = query if cross and self.shares_projection() else self.split_heads(self.k_proj(hidden))
+        key = query if cross and self.shares_query_key() else self.split_heads(self.k_proj(hidden))
         value = self.split_heads(self.v_proj(hidden))
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
@@ -293,12 +269,6 @@ class LightGlueAttention(nn.Module):
         return attended.transpose(1, 2), None
 
 
-def as_autocast(x: Tensor) -> Tensor:
-    """In the type that autocast, if enabled, gives every linear layer: converted once for several."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
-
-
 def swap_images(x: Tensor) -> Tensor:
     """`(2 * pairs, ...)` -> the same with the images of each pair exchanged."""
     return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
@@ -326,6 +296,8 @@ class LightGlueTransformerLayer(GradientCheckpointingLayer):
         self.self_attention = LightGlueAttention(config)
         self.self_mlp = LightGlueMLP(config)
         self.cross_attention = LightGlueAttention(config)
+        if config.shared_query_key:
+            self.cross_attention.k_proj = self.cross_attention.q_proj
         self.cross_mlp = LightGlueMLP(config)
 
     def forward(
@@ -370,7 +342,7 @@ class LightGlueMatchAssignmentLayer(nn.Module):
             mask: `(pairs, 2, n)` bool; `None` if there is no padding.
         """
         projected, matchability = self.final_projection(descriptors), self.matchability(descriptors)
-        return Assignment.of(projected, matchability, mask, in_place=in_parts(self, descriptors))
+        return Assignment.from_projections(projected, matchability, mask)
 
     def unmatchable(self, descriptors: Tensor, width_confidence: float) -> Tensor:
         """The points that are unmatchable with at least that confidence."""
@@ -392,34 +364,20 @@ class Assignment:
     mask: Tensor | None
 
     @classmethod
-    def of(cls, projected: Tensor, matchability: Tensor, mask: Tensor | None, in_place: bool = False) -> "Assignment":
-        """From the projections `(pairs, 2, n, width)` and matchabilities `(pairs, 2, n, 1)` of the points.
-
-        In place, `ROWS_AT_ONCE` by `ROWS_AT_ONCE`, there is one tensor of n x n; gradients and graphs need more.
-        """
-        fill = Tensor.masked_fill_ if in_place else Tensor.masked_fill
+    def from_projections(cls, projected: Tensor, matchability: Tensor, mask: Tensor | None) -> "Assignment":
+        """From the projections `(pairs, 2, n, width)` and matchabilities `(pairs, 2, n, 1)` of the points."""
         projected = projected / projected.shape[-1] ** 0.25
         similarity = (projected[:, 0] @ projected[:, 1].transpose(1, 2)).float()
         matchability = matchability.squeeze(-1).float()
         certainty = F.logsigmoid(matchability)
         if mask is not None:
             excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
-            similarity = fill(similarity, excluded, MASKED)
-        if in_place:
-            strips = similarity.split(ROWS_AT_ONCE, 1)
-            of_rows = torch.cat([strip.logsumexp(2) for strip in strips], 1)
-            of_columns = torch.stack([strip.logsumexp(1) for strip in strips]).logsumexp(0)
-        else:
-            of_rows, of_columns = similarity.logsumexp(2), similarity.logsumexp(1)
-        rows, columns = (certainty[:, 0] - of_rows)[:, :, None], (certainty[:, 1] - of_columns)[:, None, :]
-        if in_place:
-            log_p = similarity
-            for strip, offset in zip(strips, rows.split(ROWS_AT_ONCE, 1), strict=True):
-                torch.add(offset + columns, strip, alpha=2, out=strip)
-        else:
-            log_p = torch.add(rows + columns, similarity, alpha=2)
+            similarity = similarity.masked_fill(excluded, MASKED)
+        rows = (certainty[:, 0] - similarity.logsumexp(2))[:, :, None]
+        columns = (certainty[:, 1] - similarity.logsumexp(1))[:, None, :]
+        log_p = torch.add(rows + columns, similarity, alpha=2)
         if mask is not None:
-            log_p = fill(log_p, excluded, -math.inf)
+            log_p = log_p.masked_fill(excluded, -math.inf)
         return cls(log_p, matchability, mask)
 
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
@@ -458,7 +416,7 @@ class Assignment:
         """`(pairs, 2, n)` int64: to which point each is most likely assigned, `n` for "unmatchable"."""
         log_unmatchable = F.logsigmoid(-self.matchability)
         n = self.log_p.shape[1]
-        if n == 0:  # there is no maximum of nothing
+        if n == 0:  # an empty axis has no maximum
             return torch.zeros_like(log_unmatchable, dtype=torch.int64)
         best = [self.log_p.max(2 - image) for image in (0, 1)]
         return torch.stack(
@@ -513,7 +471,7 @@ class Points:
 
     def kept(self, keep: Tensor, count: int, padded: bool) -> "Points":
         """The points `keep` `(pairs, 2, k)` alone, in their order, in `count` columns."""
-        order = torch.where(keep, self.index, self.index + BEHIND).argsort(dim=-1)[..., :count]
+        order = torch.where(keep, self.index, self.index + PADDING_OFFSET).argsort(dim=-1)[..., :count]
 
         def gather(x: Tensor) -> Tensor:
             return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1]))
@@ -543,8 +501,8 @@ class Result:
     stop: Tensor
 
     @classmethod
-    def nothing(cls, valid: Tensor, dtype: torch.dtype, stop: int, prune: int) -> "Result":
-        """No match at all, of the points `valid` `(batch, 2, n)`."""
+    def no_matches(cls, valid: Tensor, dtype: torch.dtype, stop: int, prune: int) -> "Result":
+        """Of the points `valid` `(batch, 2, n)`."""
         return cls(
             matches=torch.full_like(valid, -1, dtype=torch.int64),
             matching_scores=torch.zeros_like(valid, dtype=dtype),
@@ -567,7 +525,7 @@ class Record:
             self.attentions += tuple(a for a in attentions if a is not None)
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether neither was asked for."""
         return self.hidden_states is None and self.attentions is None
 
@@ -592,9 +550,37 @@ class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
             attn_implementation = {"": attn_implementation}
         super().set_attn_implementation(attn_implementation, **kwargs)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """As in transformers, but not re-entrant: all layers share the rotary encoding, with its gradient."""
-        super().gradient_checkpointing_enable({"use_reentrant": False, **(gradient_checkpointing_kwargs or {})})
+        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        super().gradient_checkpointing_enable(options, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """See [`CheckedLoading`]; equal weights of queries and keys are shared if the configuration does not say."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.shared_query_key is None:
+            model.share_equal_projections()
+        return loaded
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As in transformers; shared projections are written by both their names, as transformers' model has them."""
+        if self.config.shared_query_key:
+            tensors = self.state_dict() if state_dict is None else state_dict
+            state_dict = {
+                name: tensor.clone() if "cross_attention.k_proj." in name else tensor
+                for name, tensor in tensors.items()
+            }
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         # by the modules that have parameters of their own: transformers 5 passes no others of custom code
@@ -623,10 +609,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     >>> model = LightGlueForKeypointMatching(config).eval()
     >>> photos = torch.rand(3, 3, 120, 160)
     >>> features = model.extract_features(photos)
-    >>> pairs = torch.tensor([[0, 1], [0, 2], [1, 2]])
-    >>> outputs = model.match_features(
-    ...     features.keypoints[pairs], features.descriptors[pairs], features.mask[pairs], features.image_sizes[pairs]
-    ... )
+    >>> pairs = [[0, 1], [0, 2], [1, 2]]
+    >>> outputs = model.match_features(features.pairs(pairs))
     >>> outputs.stop.shape
     torch.Size([3])
 
@@ -636,10 +620,14 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def __init__(self, config: LightGlueConfig) -> None:
         super().__init__(config)
         if config.use_keypoint_detector:
+            detector_config = config.keypoint_detector_config
             # eager, whatever the matcher's: a detector without attention declares no other
-            self.keypoint_detector = AutoModelForKeypointDetection.from_config(
-                config.keypoint_detector_config, attn_implementation="eager"
-            )
+            if own := model_class(detector_config):
+                self.keypoint_detector = own._from_config(detector_config, attn_implementation="eager")
+            else:
+                self.keypoint_detector = AutoModelForKeypointDetection.from_config(
+                    detector_config, attn_implementation="eager", trust_remote_code=False
+                )
         else:  # the matcher alone can be had from a whole checkpoint
             self._keys_to_ignore_on_load_unexpected = [r"^keypoint_detector\."]  # type: ignore[assignment]
         width = config.num_input_features
@@ -652,18 +640,41 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         self.token_confidence = nn.ModuleList(LightGlueTokenConfidenceLayer(config) for _ in layers[:-1])
         self.post_init()
 
+    def share_equal_projections(self) -> None:
+        """Let one layer project queries and keys of cross-attention, where in all layers two have equal weights."""
+        attentions: list[Any] = [layer.cross_attention for layer in self.transformer_layers]  # type: ignore[union-attr]
+        self.config.shared_query_key = all(
+            type(layer) is nn.Linear and layer.weight.device.type != "meta"
+            for attention in attentions
+            for layer in (attention.q_proj, attention.k_proj)
+        ) and all(
+            q.shape == k.shape and torch.equal(q, k)
+            for attention in attentions
+            for q, k in zip(attention.q_proj.parameters(), attention.k_proj.parameters())
+        )
+        if self.config.shared_query_key:
+            for attention in attentions:
+                attention.k_proj = attention.q_proj
+
     # -- the two halves
 
-    def extract_features(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> KeypointFeatures:
+    def extract_features(
+        self, pixel_values: Tensor, image_sizes: Tensor | None = None, region: Tensor | None = None
+    ) -> KeypointFeatures:
         """Detect and describe the keypoints of images.
 
         Args:
-            pixel_values: `(batch, 2, channels, height, width)` or `(images, channels, height, width)`.
+            pixel_values: `(batch, 2, channels, height, width)` or `(images, channels, height, width)`, in [0, 1].
             image_sizes: `(batch, 2, 2)` or `(images, 2)`, (height, width) of the images within `pixel_values`, the
                 rest of which is padding; all of it by default.
+            region: `(batch, 2, height, width)` or `(images, height, width)` bool, where keypoints may lie; the best
+                of those are kept. Anywhere by default.
+
+        Returns:
+            Features of `shape` `(batch, 2)` or `(images,)`.
 
         Raises:
-            ValueError: no detector, another shape, or NaN or Inf in `pixel_values`.
+            ValueError: no detector, another shape, NaN or Inf in `pixel_values`, or `image_sizes` beyond them.
         """
         if not self.config.use_keypoint_detector:
             raise ValueError("this model has no keypoint detector: give match_features keypoints and descriptors")
@@ -672,39 +683,38 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 "pixel_values must be (batch, 2, channels, height, width) or (images, channels, height, width), "
                 f"got shape {tuple(pixel_values.shape)}"
             )
-        self._refuse_non_finite(pixel_values=pixel_values)
         height, width = pixel_values.shape[-2:]
-        images = (
-            (-1, 2) if pixel_values.ndim == 5 else (-1,)
-        )  # a size in numbers would be a constant of exported graphs
-        pixels = pixel_values.reshape(-1, *pixel_values.shape[-3:])
-        parameters = inspect.signature(self.keypoint_detector.forward).parameters
-        detector_config = self.config.keypoint_detector_config
-        options: dict[str, Any] = {}
-        fixed = self._is_static() or torch.jit.is_tracing()  # a traced graph has one number of keypoints
-        if "fixed_shapes" in parameters and fixed and detector_config.max_keypoints >= 0:
-            options["fixed_shapes"] = True
-        if image_sizes is not None and "image_sizes" in parameters:
-            options["image_sizes"] = image_sizes.reshape(-1, 2)
-        relative, scores, descriptors, mask = self.keypoint_detector(pixels, return_dict=False, **options)[:4]
-        keypoints = relative.float() * vector(width, height, relative.device)
-        if image_sizes is None:
-            image_sizes = vector(height, width, pixels.device).expand(*pixel_values.shape[:-3], 2)
-        elif "image_sizes" not in options:  # a detector that does not know of padding: drop what it found there
-            size = image_sizes.reshape(-1, 1, 2).flip(-1)
-            mask = mask * (keypoints < size).all(-1)
-        return KeypointFeatures(
-            keypoints=keypoints.unflatten(0, images),
-            descriptors=descriptors.unflatten(0, images),
-            mask=mask.int().unflatten(0, images),
-            image_sizes=image_sizes,
-            scores=scores.unflatten(0, images),
+        images = pixel_values.shape[:-3]
+        expected = {"image_sizes": (image_sizes, (*images, 2)), "region": (region, (*images, height, width))}
+        for name, (value, shape) in expected.items():
+            if value is not None and tuple(value.shape) != tuple(shape):
+                raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+        if self._looks_at_values(pixel_values):
+            refuse_non_finite(pixel_values=pixel_values)
+            if image_sizes is not None:
+                low, high = image_sizes.amin((*range(image_sizes.ndim - 1),)), image_sizes.flatten(0, -2).amax(0)
+                if low.min() < 1 or high[0] > height or high[1] > width:
+                    raise ValueError(
+                        f"image_sizes (height, width) must lie between (1, 1) and ({height}, {width}), of pixel_values"
+                    )
+        detector: Any = self.keypoint_detector
+        # a traced graph has one number of keypoints, and a size in numbers would be a constant of it
+        fixed = (self._is_static() or torch.jit.is_tracing()) and detector.config.max_keypoints >= 0
+        features = features_of_detector(
+            detector,
+            pixel_values.reshape(-1, *pixel_values.shape[-3:]).to(detector.dtype),
+            None if image_sizes is None else image_sizes.reshape(-1, 2),
+            None if region is None else region.reshape(-1, height, width),
+            fixed,
         )
+        if pixel_values.ndim == 5:
+            features = KeypointFeatures(**{name: value.unflatten(0, (-1, 2)) for name, value in features.items()})
+        return features
 
     def match_features(
         self,
-        keypoints: Tensor,
-        descriptors: Tensor,
+        keypoints: KeypointFeatures | Tensor,
+        descriptors: Tensor | None = None,
         mask: Tensor | None = None,
         image_sizes: Tensor | None = None,
         scales: Tensor | None = None,
@@ -716,7 +726,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         """Match the keypoints of pairs of images.
 
         Args:
-            keypoints: `(batch, 2, n, 2)` float32 pixels (x, y), centre of the first pixel = (0, 0).
+            keypoints: features of pairs, `shape` = `(batch, 2)`, in which case the other features are left out; or
+                `(batch, 2, n, 2)` float32 pixels (x, y), centre of the first pixel = (0, 0).
             descriptors: `(batch, 2, n, d)`, d as the model was made for.
             mask: `(batch, 2, n)`, nonzero for a keypoint and 0 for padding, wherever it stands; all are keypoints by
                 default.
@@ -728,37 +739,47 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 With labels all layers run, whatever the confidences.
 
         Raises:
-            ValueError: an argument of another shape or missing, or NaN or Inf in it, named. (In static mode on an
-                accelerator values are not looked at, because that would wait for the device.)
+            ValueError: an argument of another shape or missing, NaN, Inf or numbers beyond 1e6 in it, or sizes that
+                are not positive, named. (In static mode on an accelerator values are not looked at, because that
+                would wait for the device.)
         """
         config = self.config
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         if output_attentions is None:
             output_attentions = config.output_attentions
-        self._check_features(keypoints, descriptors, mask, image_sizes, scales, orientations, labels)
-        keypoints = keypoints.float()
-        relative = None if image_sizes is None else keypoints / image_sizes.flip(-1)[:, :, None, :]
-        mask_output = torch.ones_like(keypoints[..., 0], dtype=torch.int32) if mask is None else mask.int()
-        mask = None if mask is None else mask.bool()
-
-        features = keypoints, descriptors, mask, image_sizes, scales, orientations
+        if isinstance(keypoints, KeypointFeatures):
+            features = keypoints
+            if any(value is not None for value in (descriptors, mask, image_sizes, scales, orientations)):
+                raise ValueError("give either features, or keypoints, descriptors and so on, not both")
+            if not config.add_scale_ori:  # another matcher may take them
+                features = replace(features, scales=None, orientations=None)
+        else:
+            features = KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
+        self._check(features, labels)
+        assert features.keypoints is not None
+        mask = None if features.mask is None else features.mask.bool()
+        features = replace(features, keypoints=features.keypoints.float(), mask=mask)
+        assert features.keypoints is not None
+        sizes = features.image_sizes
+        relative = None if sizes is None else features.keypoints / sizes.flip(-1)[:, :, None, :]
+        exists = torch.ones_like(features.keypoints[..., 0], dtype=torch.bool) if mask is None else mask
         record = Record(output_hidden_states, output_attentions)
         loss = result = None
         if labels is not None:
-            loss = self._loss(self._points(*features), labels, record)
-        elif record.nothing and in_parts(self, keypoints):
-            at_once = max(1, POINTS_AT_ONCE // max(1, 2 * keypoints.shape[2]))
-            parts = zip(*(repeat(None) if x is None else x.split(at_once) for x in features))
-            results = [vars(self._match(*part, record)) for part in parts]  # type: ignore[call-arg] # six of them
+            loss = self._loss(self._points(features), labels, record)
+        elif record.is_empty and low_memory_cpu(self, features.keypoints):
+            at_once = max(1, POINTS_AT_ONCE // max(1, 2 * features.keypoints.shape[2]))
+            starts = range(0, len(features.keypoints), at_once) or [0]  # an empty batch is one part
+            results = [vars(self._match(features[i : i + at_once], record)) for i in starts]
             result = Result(**{name: torch.cat([r[name] for r in results]) for name in results[0]})
         else:
-            result = self._match(*features, record)
+            result = self._match(features, record)
         return LightGlueKeypointMatchingOutput(
             loss=loss,
             keypoints=relative,
-            mask=mask_output,
-            image_sizes=image_sizes,
+            mask=exists.int(),
+            image_sizes=sizes,
             hidden_states=record.hidden_states,
             attentions=record.attentions,
             **({} if result is None else vars(result)),
@@ -777,6 +798,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         mask: Tensor | None = None,
         scales: Tensor | None = None,
         orientations: Tensor | None = None,
+        region: Tensor | None = None,
     ) -> LightGlueKeypointMatchingOutput | tuple:
         """Match pairs of images, or of features that were extracted before.
 
@@ -787,32 +809,26 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             output_attentions, output_hidden_states: also return those.
             return_dict: `False` returns the tuple of the fields that are not `None`.
             image_sizes: `(batch, 2, 2)` (height, width) of each image; with `pixel_values` all of it by default.
+            region: with `pixel_values`, as in [`extract_features`].
 
         Raises:
             ValueError: an argument of another shape or missing, or NaN or Inf in it, named.
         """
         if (pixel_values is None) == (keypoints is None or descriptors is None):
             raise ValueError("give either pixel_values, or keypoints and descriptors")
-        if pixel_values is not None:
-            if pixel_values.ndim != 5:
-                raise ValueError(
-                    f"pixel_values must be (batch, 2, channels, height, width), got shape {tuple(pixel_values.shape)}"
-                )
-            features = self.extract_features(pixel_values, image_sizes)
-            keypoints, descriptors = features.keypoints, features.descriptors
-            mask, image_sizes = features.mask, features.image_sizes
-        assert keypoints is not None
-        assert descriptors is not None
+        if pixel_values is None:
+            features = KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
+        elif pixel_values.ndim == 5:
+            features = self.extract_features(pixel_values, image_sizes, region)
+        else:
+            raise ValueError(
+                f"pixel_values must be (batch, 2, channels, height, width), got shape {tuple(pixel_values.shape)}"
+            )
         outputs = self.match_features(
-            keypoints,
-            descriptors,
-            mask,
-            image_sizes,
-            scales,
-            orientations,
-            output_hidden_states,
-            output_attentions,
-            labels,
+            features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            labels=labels,
         )
         if return_dict is None:
             return_dict = self.config.return_dict
@@ -820,21 +836,14 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
 
     # -- how the layers are run
 
-    def _match(
-        self,
-        keypoints: Tensor,
-        descriptors: Tensor,
-        mask: Tensor | None,
-        image_sizes: Tensor | None,
-        scales: Tensor | None,
-        orientations: Tensor | None,
-        record: Record,
-    ) -> Result:
-        valid = torch.ones_like(keypoints[..., 0], dtype=torch.bool) if mask is None else mask
+    def _match(self, features: KeypointFeatures, record: Record) -> Result:
+        assert features.keypoints is not None
+        mask = features.mask
+        valid = torch.ones_like(features.keypoints[..., 0], dtype=torch.bool) if mask is None else mask
         if mask is not None and not self._is_static() and bool(mask.all()):
-            mask = None
-        points = self._points(keypoints, descriptors, mask, image_sizes, scales, orientations)
-        if self._is_static() or keypoints.shape[2] == 0:
+            features = replace(features, mask=None)
+        points = self._points(features)
+        if self._is_static() or valid.shape[-1] == 0:
             return self._match_all_layers(points, valid, record)
         return self._match_adaptively(points, valid, record)
 
@@ -842,29 +851,38 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         """No stopping and no pruning: shapes do not depend on values, and nothing waits for the device."""
         return self.config.depth_confidence <= 0 and self.config.width_confidence <= 0
 
-    def _points(
-        self,
-        keypoints: Tensor,
-        descriptors: Tensor,
-        mask: Tensor | None,
-        image_sizes: Tensor | None,
-        scales: Tensor | None = None,
-        orientations: Tensor | None = None,
-    ) -> Points:
-        """The points as the first layer takes them, all of all pairs."""
-        positions = normalize_keypoints(keypoints, mask, image_sizes)
-        if scales is not None and orientations is not None:
-            positions = torch.cat([positions, scales[..., None].float(), orientations[..., None].float()], -1)
+    def _check(self, features: KeypointFeatures, labels: Tensor | None) -> None:
+        """Raise a ValueError that names what is missing, of another shape, or out of its range."""
+        keypoints = features.keypoints
+        if keypoints is None or keypoints.ndim != 4 or keypoints.shape[1] != 2 or keypoints.shape[3] != 2:
+            shape = None if keypoints is None else tuple(keypoints.shape)
+            raise ValueError(f"keypoints must be (batch, 2, n, 2), got shape {shape}")
+        features.check(self.config.num_input_features, self.config.add_scale_ori, self._looks_at_values(keypoints))
+        if labels is not None and labels.shape != keypoints.shape[:3]:
+            raise ValueError(f"labels must have shape {tuple(keypoints.shape[:3])}, got {tuple(labels.shape)}")
+
+    def _looks_at_values(self, x: Tensor) -> bool:
+        """Whether arguments are searched for NaN: not where that would wait for the device, or end up in a graph."""
+        return not (is_traced() or (self._is_static() and x.device.type != "cpu"))
+
+    def _points(self, features: KeypointFeatures) -> Points:
+        """The points as the first layer takes them, all of all pairs; the mask, if any, is bool."""
+        keypoints, descriptors = features.keypoints, features.descriptors
+        assert keypoints is not None
+        assert descriptors is not None
+        positions = normalize_keypoints(keypoints, features.mask, features.image_sizes)
+        if features.scales is not None and features.orientations is not None:
+            turned = (features.scales[..., None].float(), features.orientations[..., None].float())
+            positions = torch.cat([positions, *turned], -1)
         cos, sin = self.positional_encoder(positions)
         batch, _, n, _ = keypoints.shape
+        layers: Any = self.transformer_layers
         return Points(
             pair=torch.arange(batch, device=keypoints.device),
             index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
-            mask=mask,
+            mask=features.mask,
             # contiguous: detectors may lay them out by feature, and sums would keep that through all layers
-            descriptors=self.input_projection(
-                descriptors.to(self.positional_encoder.projector.weight.dtype).contiguous()
-            ),
+            descriptors=self.input_projection(descriptors.to(layers[0].self_mlp.layer_norm.weight.dtype).contiguous()),
             cos=cos,
             sin=sin,
         )
@@ -881,7 +899,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def _match_all_layers(self, points: Points, valid: Tensor, record: Record) -> Result:
         """Static mode: every pair and point through every layer."""
         layers = self.config.num_hidden_layers
-        result = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=layers)
+        result = Result.no_matches(valid, points.descriptors.dtype, stop=layers, prune=layers)
         result.stop = torch.where(valid.any(-1).all(-1), layers, 1)  # without points in both images no layer is needed
         if valid.shape[-1] == 0:
             return result
@@ -898,54 +916,56 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         layers = config.num_hidden_layers
         initial = valid.sum((1, 2))
         prune = layers if config.width_confidence <= 0 else 1
-        outputs = Result.nothing(valid, points.descriptors.dtype, stop=layers, prune=prune)
+        outputs = Result.no_matches(valid, points.descriptors.dtype, stop=layers, prune=prune)
         points = self._drop_empty_pairs(points, valid, outputs, stop=1)
         for i in range(layers - 1):
             if len(points.pair) == 0:
                 return outputs
             self._run_layer(i, points, record)
-            keep = torch.ones_like(points.index, dtype=torch.bool) if points.mask is None else points.mask
-            stopped, important, survived = self._judge(points.descriptors, keep, initial[points.pair], i)
-            prune = outputs.prune[points.pair].scatter_add(2, points.index, survived.to(outputs.prune.dtype))
+            exists = torch.ones_like(points.index, dtype=torch.bool) if points.mask is None else points.mask
+            stopped, keep, counted = self.stopping_and_pruning(points.descriptors, exists, initial[points.pair], i)
+            prune = outputs.prune[points.pair].scatter_add(2, points.index, counted.to(outputs.prune.dtype))
             outputs.prune[points.pair] = prune
             if stopped.any():
                 self._assign(points.of_pairs(stopped), i, outputs)
                 outputs.stop[points.pair[stopped]] = i + 1
-                points, important = points.of_pairs(~stopped), important[~stopped]
-            points = self._drop_empty_pairs(points, important, outputs, stop=i + 2)
+                points, keep = points.of_pairs(~stopped), keep[~stopped]
+            points = self._drop_empty_pairs(points, keep, outputs, stop=i + 2)
         if len(points.pair):
             self._run_layer(layers - 1, points, record)
             self._assign(points, layers - 1, outputs)
         return outputs
 
-    def _judge(self, descriptors: Tensor, keep: Tensor, initial: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
+    def stopping_and_pruning(
+        self, descriptors: Tensor, exists: Tensor, initial: Tensor, i: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What layer `i`, not the last, says of pairs and their points.
 
         Args:
             descriptors: `(pairs, 2, k, width)` after the layer.
-            keep: `(pairs, 2, k)` bool, `False` for padding.
+            exists: `(pairs, 2, k)` bool, `False` for padding.
             initial: `(pairs,)`, how many points each pair began with.
 
         Returns:
-            The pairs that stop, `(pairs,)` bool; the points that the others keep; and those of them that survived a
-            round of pruning, both `(pairs, 2, k)` bool.
+            The pairs that stop, `(pairs,)` bool; the points that the others keep; and those of them that are counted
+            as having survived a round of pruning, both `(pairs, 2, k)` bool.
         """
         config = self.config
         stopped = torch.zeros_like(initial, dtype=torch.bool)
-        important = torch.zeros_like(keep)
+        keep = torch.zeros_like(exists)
         threshold = confidence_threshold(i, config.num_hidden_layers)
         if config.depth_confidence > 0:
             confidence = self.token_confidence[i](descriptors).sigmoid()
-            unsure = ((confidence < threshold) & keep).sum((1, 2))
+            unsure = ((confidence < threshold) & exists).sum((1, 2))
             stopped = 1 - unsure / initial > config.depth_confidence
-            important = confidence <= threshold
+            keep = confidence <= threshold
         if config.width_confidence <= 0:
-            return stopped, keep, torch.zeros_like(keep)
+            return stopped, exists, torch.zeros_like(exists)
         assignment_layer: Any = self.match_assignment_layers[i]
-        important = important | ~assignment_layer.unmatchable(descriptors, config.width_confidence)
-        pruned = keep.sum(-1, keepdim=True) > config.pruning_min_keypoints
-        important = keep & (important | ~pruned)
-        return stopped, important, important & pruned & ~stopped[:, None, None]
+        keep = keep | ~assignment_layer.unmatchable(descriptors, config.width_confidence)
+        pruned = exists.sum(-1, keepdim=True) > config.pruning_min_keypoints
+        keep = exists & (keep | ~pruned)
+        return stopped, keep, keep & pruned & ~stopped[:, None, None]
 
     def _drop_empty_pairs(self, points: Points, keep: Tensor, outputs: Result, stop: int) -> Points:
         """The points `keep` alone. A pair that has none left in an image has no matches: it stops."""
@@ -994,51 +1014,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         valid = torch.ones_like(losses[0]) if points.mask is None else points.mask.to(losses.dtype)
         per_image = (losses * valid).sum(-1) / valid.sum(-1).clamp(min=1)
         return assignment_loss + per_image.mean()
-
-    # -- arguments
-
-    def _check_features(
-        self,
-        keypoints: Tensor,
-        descriptors: Tensor,
-        mask: Tensor | None,
-        image_sizes: Tensor | None,
-        scales: Tensor | None,
-        orientations: Tensor | None,
-        labels: Tensor | None,
-    ) -> None:
-        """Raise a ValueError that names what is missing, of another shape, or not finite."""
-        if keypoints.ndim != 4 or keypoints.shape[1] != 2 or keypoints.shape[3] != 2:
-            raise ValueError(f"keypoints must be (batch, 2, n, 2), got shape {tuple(keypoints.shape)}")
-        points = tuple(keypoints.shape[:3])
-        takes_scales = self.config.add_scale_ori
-        expected = {
-            "descriptors": (descriptors, (*points, self.config.num_input_features), True),
-            "mask": (mask, points, False),
-            "image_sizes": (image_sizes, (points[0], 2, 2), False),
-            "scales": (scales, points, takes_scales),
-            "orientations": (orientations, points, takes_scales),
-            "labels": (labels, points, False),
-        }
-        for name, (value, shape, required) in expected.items():
-            if value is None:
-                if required:
-                    raise ValueError(f"{name} {shape} is required")
-            elif tuple(value.shape) != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
-            elif name in ("scales", "orientations") and not takes_scales:
-                raise ValueError(f"{name} given, but the model was made without (config.add_scale_ori is False)")
-        self._refuse_non_finite(keypoints=keypoints, descriptors=descriptors, scales=scales, orientations=orientations)
-
-    def _refuse_non_finite(self, **tensors: Tensor | None) -> None:
-        """Raise a ValueError that names the tensor with NaN or Inf; not where looking would wait for the device."""
-        if is_traced():
-            return
-        for name, tensor in tensors.items():
-            if tensor is None or (self._is_static() and tensor.device.type != "cpu"):
-                continue
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} contains NaN or Inf")
 
 
 __all__ = ["LightGlueForKeypointMatching", "LightGluePreTrainedModel"]

@@ -13,7 +13,8 @@ from typing import Any, TypedDict
 from PIL import Image
 from transformers.pipelines.base import Pipeline
 
-from .image_processing_lightglue import LightGlueImageProcessor, load_image
+from .image_processing_lightglue import LightGlueImageProcessor
+from .images import load_image
 
 
 class Keypoint(TypedDict):
@@ -130,10 +131,3 @@ def _check_pair(pair: Any) -> None:
         raise ValueError(
             f"Expected a pair of images or pairs of images, each a PIL image, a path or a URL, but got {pair!r:.200}."
         )
-
-
-def register_pipeline() -> None:
-    """Make `pipeline("keypoint-matching")` build `KeypointMatchingPipeline`, in place of transformers' own class."""
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    PIPELINE_REGISTRY.supported_tasks["keypoint-matching"]["impl"] = KeypointMatchingPipeline

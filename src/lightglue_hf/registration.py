@@ -1,17 +1,26 @@
 """Our classes in place of transformers' own, wherever its Auto classes look them up.
 
+Registered are the configurations, models, the image processor and the pipeline: what `AutoConfig`, `AutoModel`,
+`AutoModelForKeypointMatching`, `AutoModelForKeypointDetection`, `AutoImageProcessor` and
+`pipeline("keypoint-matching")` give. `from transformers import LightGlueForKeypointMatching` stays transformers' own.
+With `LIGHTGLUE_HF_REGISTER=0` in the environment nothing is registered at the import; `register()` does it later.
+
 Importing transformers' Auto classes takes seconds, and nobody needs them all. So each kind of ours is imported, and
 registered, right after the module of transformers that looks it up, whenever that is.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 import transformers
+
+from .detectors import DETECTORS, configuration_class, model_class
 
 AUTO = "transformers.models.auto"
 
@@ -20,9 +29,9 @@ def register_configurations() -> None:
     from transformers import AutoConfig
 
     from .configuration_lightglue import LightGlueConfig
-    from .detectors.configuration_superpoint import SuperPointConfig
 
-    AutoConfig.register("superpoint", SuperPointConfig, exist_ok=True)
+    for model_type in DETECTORS:
+        AutoConfig.register(model_type, configuration_class(model_type), exist_ok=True)
     AutoConfig.register("lightglue", LightGlueConfig, exist_ok=True)
 
 
@@ -30,26 +39,42 @@ def register_models() -> None:
     from transformers import AutoModel, AutoModelForKeypointDetection, AutoModelForKeypointMatching
 
     from .configuration_lightglue import LightGlueConfig
-    from .detectors.superpoint import SuperPointConfig, SuperPointForKeypointDetection
     from .modeling_lightglue import LightGlueForKeypointMatching
 
-    AutoModel.register(SuperPointConfig, SuperPointForKeypointDetection, exist_ok=True)
+    for model_type in DETECTORS:
+        config_class = configuration_class(model_type)
+        for auto in (AutoModel, AutoModelForKeypointDetection):
+            auto.register(config_class, model_class(config_class()), exist_ok=True)
     AutoModel.register(LightGlueConfig, LightGlueForKeypointMatching, exist_ok=True)
-    AutoModelForKeypointDetection.register(SuperPointConfig, SuperPointForKeypointDetection, exist_ok=True)
     AutoModelForKeypointMatching.register(LightGlueConfig, LightGlueForKeypointMatching, exist_ok=True)
 
 
 def register_image_processor() -> None:
-    from .configuration_lightglue import LightGlueConfig
-    from .image_processing_lightglue import register_image_processor
+    """It is found by the names that transformers writes: with no suffix, with "Fast", and in transformers 5 "Pil"."""
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES, AutoImageProcessor
 
-    register_image_processor(LightGlueConfig)
+    from .configuration_lightglue import LightGlueConfig
+    from .image_processing_lightglue import LightGlueImageProcessor
+
+    IMAGE_PROCESSOR_MAPPING_NAMES.pop(LightGlueConfig.model_type, None)  # searched before registered classes
+    options: dict[str, Any] = {"slow_image_processor_class": LightGlueImageProcessor}
+    if "image_processor_classes" in inspect.signature(AutoImageProcessor.register).parameters:  # transformers 5
+        pil_name = type("LightGlueImageProcessorPil", (LightGlueImageProcessor,), {})
+        classes = {"torchvision": LightGlueImageProcessor, "pil": LightGlueImageProcessor, "pil_name": pil_name}
+        options = {"image_processor_classes": classes}
+    AutoImageProcessor.register(LightGlueConfig, **options, exist_ok=True)
+    face: Any = sys.modules["transformers"]
+    if getattr(face.AutoImageProcessor, "is_dummy", False):
+        # transformers 5.5 shows a stand-in that asks for torchvision; the class behind it does without
+        face.AutoImageProcessor = AutoImageProcessor
 
 
 def register_pipeline() -> None:
-    from .pipeline_keypoint_matching import register_pipeline
+    from transformers.pipelines import PIPELINE_REGISTRY
 
-    register_pipeline()
+    from .pipeline_keypoint_matching import KeypointMatchingPipeline
+
+    PIPELINE_REGISTRY.supported_tasks["keypoint-matching"]["impl"] = KeypointMatchingPipeline
 
 
 # what looks classes up, the module that defines ours, and how they are registered

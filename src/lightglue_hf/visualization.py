@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .image_processing_lightglue import load_image, to_pixels
+from .images import load_image, to_pixels
+from .utils.optional import import_optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .homographies import PlanarPairs
+    from .data.homographies import PlanarPairs
 
 
 LAYER_TINTS = (  # RGB factors of a grey view: the background, then cut-outs
@@ -274,11 +275,7 @@ def _line_alpha(count: int) -> float:
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: install lightglue-hf[plot].") from error
-    return plt
+    return import_optional("matplotlib.pyplot", "plot")
 
 
 def _to_numpy(values: Any) -> np.ndarray:

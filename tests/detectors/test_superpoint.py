@@ -13,6 +13,7 @@ from lightglue_hf import (
     SuperPointForKeypointDetection,
     bundled_checkpoint,
 )
+from lightglue_hf.data.textures import render_textures
 from lightglue_hf.detectors import superpoint as superpoint_module
 from lightglue_hf.detectors.superpoint import (
     max_pool,
@@ -21,7 +22,6 @@ from lightglue_hf.detectors.superpoint import (
     select_keypoints,
     superpoint_loss,
 )
-from lightglue_hf.textures import render_textures
 
 
 def model(**overrides):

@@ -5,15 +5,18 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-CELL = 8  # pixels a side of the cell that one score vector and one descriptor describe
+from ..features import KeypointDetectorConfig
+
+CELL = 8  # scores a side of the cell that one score vector describes
 DESCRIPTOR_GRIDS = ("stretched", "centred")
 
 
-class SuperPointConfig(PretrainedConfig):
+class SuperPointConfig(KeypointDetectorConfig, PretrainedConfig):
     """Configuration of [`SuperPointForKeypointDetection`].
 
     Args:
-        encoder_hidden_sizes: channels of the four encoder blocks; all but the last end in a 2x2 max-pooling.
+        encoder_hidden_sizes: channels of the encoder blocks; all but the last end in a 2x2 max-pooling. With other
+            than four blocks a cell is not 8 pixels, and keypoints are off by that factor, as in transformers.
         decoder_hidden_size: channels of the hidden layer of both decoders.
         keypoint_decoder_dim: 65: the 64 pixels of a cell and "no keypoint".
         descriptor_decoder_dim: width of the descriptors.
@@ -26,8 +29,8 @@ class SuperPointConfig(PretrainedConfig):
         descriptor_grid: where the map of cells is sampled for a pixel k: "stretched", Magic Leap's, at
             (k - 3.5) / (8 cells - 4.5) of its length; or "centred", SuperPoint-Open's, where the centres of the cells
             really lie, (k - 3.5) / 8.
-        min_pooled_channels: of each of the first three encoder blocks, so many last channels are pooled to their
-            minimum: what is left of a batch norm of negative scale, folded (SuperPoint-Open).
+        min_pooled_channels: of each encoder block but the last, so many last channels are pooled to their minimum:
+            what is left of a batch norm of negative scale, folded (SuperPoint-Open). None by default.
         initializer_range: standard deviation of the weights of a new model.
 
     Raises:
@@ -35,6 +38,9 @@ class SuperPointConfig(PretrainedConfig):
     """
 
     model_type = "superpoint"
+    attribute_map = {"descriptor_dim": "descriptor_decoder_dim"}
+    channels = 1
+    float32_modules = ("encoder.conv_blocks.0.conv_a", "keypoint_decoder.conv_score_b")
 
     def __init__(
         self,
@@ -48,13 +54,13 @@ class SuperPointConfig(PretrainedConfig):
         border_removal_distance: int = 4,
         remove_far_borders: bool = True,
         descriptor_grid: str = "stretched",
-        min_pooled_channels: Iterable[int] = (0, 0, 0),
+        min_pooled_channels: Iterable[int] | None = None,
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.encoder_hidden_sizes = list(encoder_hidden_sizes)
-        if len(self.encoder_hidden_sizes) != 4:
-            raise ValueError(f"encoder_hidden_sizes must have four entries, got {self.encoder_hidden_sizes}")
+        self.encoder_hidden_sizes = _counts("encoder_hidden_sizes", encoder_hidden_sizes)
+        if not self.encoder_hidden_sizes or min(self.encoder_hidden_sizes) < 1:
+            raise ValueError(f"encoder_hidden_sizes must be widths of at least 1, got {self.encoder_hidden_sizes}")
         if keypoint_decoder_dim != CELL**2 + 1:
             raise ValueError(f"keypoint_decoder_dim must be {CELL**2 + 1}, got {keypoint_decoder_dim}")
         if nms_radius < 0:
@@ -63,13 +69,14 @@ class SuperPointConfig(PretrainedConfig):
             raise ValueError(f"border_removal_distance must be at least 0, got {border_removal_distance}")
         if descriptor_grid not in DESCRIPTOR_GRIDS:
             raise ValueError(f"descriptor_grid must be one of {DESCRIPTOR_GRIDS}, got {descriptor_grid!r}")
-        self.min_pooled_channels = list(min_pooled_channels)
-        widths = self.encoder_hidden_sizes[:3]
-        if len(self.min_pooled_channels) != 3 or not all(
+        widths = self.encoder_hidden_sizes[:-1]
+        pooled = [0] * len(widths) if min_pooled_channels is None else min_pooled_channels
+        self.min_pooled_channels = _counts("min_pooled_channels", pooled)
+        if len(self.min_pooled_channels) != len(widths) or not all(
             0 <= count <= width for count, width in zip(self.min_pooled_channels, widths)
         ):
             raise ValueError(
-                f"min_pooled_channels must be three counts of at most {widths}, got {self.min_pooled_channels}"
+                f"min_pooled_channels must be {len(widths)} counts of at most {widths}, got {self.min_pooled_channels}"
             )
         self.decoder_hidden_size = decoder_hidden_size
         self.keypoint_decoder_dim = keypoint_decoder_dim
@@ -83,10 +90,21 @@ class SuperPointConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         super().__init__(**kwargs)
 
+    @property
+    def stride(self) -> int:  # type: ignore[override]
+        """Pixels a side that one score vector and one descriptor describe."""
+        return 2 ** (len(self.encoder_hidden_sizes) - 1)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SuperPointConfig":
         """As in transformers; a saved configuration without `remove_far_borders` keeps the Hub's behaviour."""
         return super().from_dict({"remove_far_borders": False, **config_dict}, **kwargs)
+
+
+def _counts(name: str, values: Iterable[int]) -> list[int]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a list of whole numbers, got {values!r}")
+    return list(values)
 
 
 __all__ = ["SuperPointConfig"]

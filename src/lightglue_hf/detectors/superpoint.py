@@ -5,125 +5,25 @@ ways. Unlike there, the whole batch is processed at once, photos of different si
 away from all four borders, coordinates stay in float32 and the network can be trained.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
+from ..features import (
+    KeypointDetectionOutput,
+    KeypointDetector,
+    KeypointFeatures,
+    check_detector_inputs,
+    detection_output,
+)
+from ..geometry import pixels_inside
+from ..loading import CheckedLoading
+from ..utils.tensors import full_precision_conv, low_memory_cpu, vector
 from .configuration_superpoint import CELL, SuperPointConfig
+from .selection import non_maximum_suppression, select_keypoints
 
 STRIP = 1 << 16  # pixels that are convolved at once on a CPU: 64 channels of them fit into the caches
-
-
-@dataclass
-class SuperPointKeypointDescriptionOutput(ModelOutput):
-    """Keypoints of a batch of images, padded to the largest count.
-
-    Args:
-        loss: scalar, only with `labels`.
-        keypoints: `(batch, n, 2)` float32, (x, y) pixels (centre of the first pixel = (0, 0)) divided by the
-            (width, height) of `pixel_values`; 0 where padding.
-        scores: `(batch, n)` float32, 0 where padding.
-        descriptors: `(batch, n, descriptor_decoder_dim)`, unit length, 0 where padding.
-        mask: `(batch, n)` int32, 1 for a keypoint and 0 for padding. Keypoints come before padding.
-        hidden_states: the output of each encoder block, `(batch, channels, height, width)`.
-    """
-
-    loss: Tensor | None = None
-    keypoints: Tensor | None = None
-    scores: Tensor | None = None
-    descriptors: Tensor | None = None
-    mask: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-def vector(a: int, b: int, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
-    """`(2,)`, made on the device: `torch.tensor` would copy it there, and wait for that."""
-    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in (a, b)])
-
-
-def is_traced() -> bool:
-    """Whether a graph is made, which is to serve other values too."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def max_pool(scores: Tensor, radius: int) -> Tensor:
-    """Maximum over the `(2 radius + 1)`-pixel square around each pixel of `(batch, height, width)`.
-
-    The maximum over a square is the maximum over rows of the maxima over columns, and a window's is that of two
-    windows half as wide: 2 log2(k) comparisons a pixel, not k^2, each of them over whole tensors.
-    """
-    size = 2 * radius + 1
-    scores = F.pad(scores, (radius, radius, radius, radius), value=-torch.inf)
-    covered = 1
-    while covered < size:
-        step = min(covered, size - covered)
-        scores = torch.maximum(scores[:, :, :-step], scores[:, :, step:])
-        scores = torch.maximum(scores[:, :-step], scores[:, step:])
-        covered += step
-    return scores
-
-
-def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:
-    """Zero all but the local maxima of `(batch, height, width)` scores >= 0.
-
-    Two more rounds look for maxima among the points that no maximum suppresses.
-    Source: SuperPoint's `simple_nms` as in cvg/LightGlue@1fd587b.
-    """
-    if radius == 0:
-        return scores
-    is_max = scores == max_pool(scores, radius)
-    for _ in range(2):
-        suppressed = max_pool(is_max.to(scores.dtype), radius) > 0
-        remaining = scores.masked_fill(suppressed, 0)
-        is_max = is_max | ((remaining == max_pool(remaining, radius)) & ~suppressed)
-    return scores.masked_fill(~is_max, 0)
-
-
-def select_keypoints(scores: Tensor, threshold: float, max_keypoints: int, fixed: bool) -> tuple[Tensor, Tensor]:
-    """The pixels with a score above the threshold, per image.
-
-    Args:
-        scores: `(batch, height, width)` float32.
-        threshold: strictly exceeded by a keypoint's score.
-        max_keypoints: the best so many are kept, then in descending order of score; otherwise all, in raster order.
-        fixed: return exactly `max_keypoints` columns and never wait for the device.
-
-    Returns:
-        indices `(batch, n)` int64 into the flattened image and values `(batch, n)`, 0 where padding.
-    """
-    batch, height, width = scores.shape
-    flat = scores.flatten(1)
-    flat = flat.masked_fill(flat <= threshold, 0)
-    if fixed:
-        flat = F.pad(flat, (0, max_keypoints))  # an image of fewer pixels has that many columns too
-        values, indices = flat.topk(max_keypoints, dim=1)
-        # Where all fit, raster order as below; padding (value 0) stays behind.
-        all_fit = (flat > 0).sum(1, keepdim=True) <= max_keypoints
-        column = torch.arange(max_keypoints, device=flat.device)
-        order = torch.where(all_fit, indices, column) + (values <= 0) * (height * width + max_keypoints)
-        order = order.argsort(dim=1)
-        return indices.gather(1, order), values.gather(1, order)
-    image, pixel = flat.nonzero(as_tuple=True)
-    counts = torch.bincount(image, minlength=batch)
-    starts = counts.cumsum(0) - counts
-    column = torch.arange(len(image), device=flat.device) - starts[image]
-    n = int(counts.max()) if batch else 0
-    indices = pixel.new_zeros(batch, n)
-    values = flat.new_zeros(batch, n)
-    indices[image, column] = pixel
-    values[image, column] = flat[image, pixel]
-    if 0 <= max_keypoints < n:
-        best_values, best = values.topk(max_keypoints, dim=1)
-        all_fit = (counts <= max_keypoints)[:, None]
-        values = torch.where(all_fit, values[:, :max_keypoints], best_values)
-        indices = torch.where(all_fit, indices[:, :max_keypoints], indices.gather(1, best))
-    return indices, values
 
 
 def sample_descriptors(
@@ -164,25 +64,9 @@ def pool_cells(hidden: Tensor, min_pooled: int) -> Tensor:
     return torch.cat([F.max_pool2d(hidden[:, :split], 2), -F.max_pool2d(-hidden[:, split:], 2)], 1)
 
 
-def in_parts(module: nn.Module, x: Tensor) -> bool:
-    """Whether to compute image by image and strip by strip: what is written is still in the caches when it is read.
-
-    Memory is reused, too, where the operating system would hand out new pages. On accelerators more at once is
-    better, batch statistics and gradients need the whole, and a graph is for other sizes, too.
-    """
-    return x.device.type == "cpu" and not (module.training or torch.is_grad_enabled() or is_traced())
-
-
-def unrounded(conv: nn.Module, x: Tensor) -> Tensor:
-    """Convolve in the type of the weights, even under autocast, where keypoints hang on the last bits.
-
-    Of 8-bit pixels, and of scores whose maxima are looked for, bfloat16 loses enough to move one keypoint in twenty.
-    """
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return conv(x)
-    with torch.autocast(device, enabled=False):
-        return conv(x.to(next(conv.parameters()).dtype))
+def pool_valid(valid: Tensor) -> Tensor:
+    """What a 2x2 pooling leaves of an image: a row or column without a partner is lost, as it is without padding."""
+    return -F.max_pool2d(-valid, 2)
 
 
 class SuperPointConvBlock(nn.Module):
@@ -198,7 +82,7 @@ class SuperPointConvBlock(nn.Module):
     def forward(self, hidden: Tensor, valid: Tensor | None = None) -> Tensor:
         """`(batch, channels, height, width)`; `valid` is `(batch, 1, height, width)`, 0 outside an image."""
         height, width = hidden.shape[-2:]
-        strips = -(-height * width // STRIP) if in_parts(self, hidden) and self.pool else 1
+        strips = -(-height * width // STRIP) if low_memory_cpu(self, hidden) and self.pool else 1
         if strips == 1:
             return self.convolve(hidden, valid)
         rows = 2 * -(-height // (2 * strips))
@@ -212,13 +96,13 @@ class SuperPointConvBlock(nn.Module):
 
     def convolve(self, hidden: Tensor, valid: Tensor | None) -> Tensor:
         pixels = hidden.shape[1] == 1
-        hidden = (unrounded(self.conv_a, hidden) if pixels else self.conv_a(hidden)).relu_()
+        hidden = (full_precision_conv(self.conv_a, hidden) if pixels else self.conv_a(hidden)).relu_()
         if valid is not None:  # the next convolution sees zeros outside each image, as if it were alone
             hidden = hidden * valid
         hidden = self.conv_b(hidden)
-        if self.pool:  # before what is the same on a quarter of the pixels; an image ends between windows
+        if self.pool:  # before what is the same on a quarter of the pixels
             hidden = pool_cells(hidden, self.min_pooled)
-            valid = None if valid is None else F.max_pool2d(valid, 2)
+            valid = None if valid is None else pool_valid(valid)
         hidden = hidden.relu_()
         return hidden if valid is None else hidden * valid
 
@@ -243,7 +127,7 @@ class SuperPointEncoder(nn.Module):
             hidden = block(hidden, valid)
             outputs.append(hidden)
             if valid is not None and block.pool:
-                valid = F.max_pool2d(valid, 2)
+                valid = pool_valid(valid)
         return tuple(outputs)
 
 
@@ -259,7 +143,7 @@ class SuperPointInterestPointDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`(batch, 65, rows, columns)` float32 logits: softmax in half precision ties neighbouring scores."""
-        return unrounded(self.conv_score_b, self.conv_score_a(features).relu_()).float()
+        return full_precision_conv(self.conv_score_b, self.conv_score_a(features).relu_()).float()
 
 
 class SuperPointDescriptorDecoder(nn.Module):
@@ -276,44 +160,6 @@ class SuperPointDescriptorDecoder(nn.Module):
         return self.conv_descriptor_b(self.conv_descriptor_a(features).relu_())
 
 
-class CheckedLoading:
-    """`from_pretrained` that reads safetensors alone and wants every weight of the model, no more and no less."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but pickles are never read, and missing or unexpected weights are an error.
-
-        With `output_loading_info=True` those are listed instead, for the caller to judge.
-
-        Raises:
-            OSError: no safetensors file, or a broken one; where is said.
-            ValueError: missing or unexpected weights, listed; or `use_safetensors=False`.
-        """
-        where = pretrained_model_name_or_path
-        if kwargs.pop("use_safetensors", None) is False:
-            raise ValueError("use_safetensors=False: only safetensors are read; `lightglue-hf convert` reads others")
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs |= {"use_safetensors": True, "output_loading_info": True}
-        try:
-            model, info = super().from_pretrained(where, *model_args, **kwargs)  # type: ignore[misc]
-        except SafetensorError as error:
-            raise OSError(f"{where}: broken safetensors: {error}") from error
-        except OSError as error:
-            if "safetensors" not in str(error):
-                raise
-            raise OSError(f"{error} Only safetensors are read: `lightglue-hf convert` converts pickles.") from error
-        if wants_info:
-            return model, info
-        faults = [
-            f"{kind} weights: {', '.join(sorted(info[f'{kind}_keys']))}"
-            for kind in ("missing", "unexpected")
-            if info[f"{kind}_keys"]
-        ]
-        if faults:
-            raise ValueError(f"{where} is no checkpoint of this {cls.__name__}: {'; '.join(faults)}")
-        return model
-
-
 class SuperPointPreTrainedModel(CheckedLoading, PreTrainedModel):
     config_class = SuperPointConfig
     base_model_prefix = "superpoint"
@@ -327,7 +173,7 @@ class SuperPointPreTrainedModel(CheckedLoading, PreTrainedModel):
                 nn.init.zeros_(module.bias)
 
 
-class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
+class SuperPointForKeypointDetection(KeypointDetector, SuperPointPreTrainedModel):
     """SuperPoint: keypoints, scores and descriptors of a batch of images.
 
     Example:
@@ -350,7 +196,7 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
         self.descriptor_decoder = SuperPointDescriptorDecoder(config)
         self.post_init()
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         pixel_values: Tensor,
         labels: dict[str, Tensor] | None = None,
@@ -358,106 +204,128 @@ class SuperPointForKeypointDetection(SuperPointPreTrainedModel):
         return_dict: bool | None = None,
         image_sizes: Tensor | None = None,
         fixed_shapes: bool = False,
-    ) -> SuperPointKeypointDescriptionOutput | tuple:
+        region: Tensor | None = None,
+    ) -> KeypointDetectionOutput | tuple:
         """Detect and describe keypoints.
 
         Args:
             pixel_values: `(batch, channels, height, width)` in [0, 1]; the first channel is used. Height and width
                 beyond a multiple of 8 see no keypoints.
             labels: see [`superpoint_loss`]. With labels only `loss` (and `hidden_states`) are returned.
-            output_hidden_states: also return the output of each encoder block.
+            output_hidden_states: also return the output of each encoder block, `(batch, channels, height, width)`.
             return_dict: `False` returns the tuple of the fields that are not `None`.
-            image_sizes: `(batch, 2)` int, (height, width) of the image within each `pixel_values`, the rest of which,
-                to its right and bottom, is padding: no keypoint comes from there, and each image gets what it gets
-                alone, with zeros up to a multiple of 8.
-            fixed_shapes: return exactly `config.max_keypoints` columns (>= 0) and never wait for the device.
+            image_sizes, region, fixed_shapes: as in [`extract_features`].
 
         Raises:
-            ValueError: `pixel_values` is not 4-dimensional, or `fixed_shapes` without `max_keypoints`.
+            ValueError: an argument of another shape, or `fixed_shapes` without `max_keypoints`.
         """
-        if pixel_values.ndim != 4:
-            raise ValueError(
-                f"pixel_values must be (batch, channels, height, width), got shape {tuple(pixel_values.shape)}"
-            )
-        config = self.config
-        if fixed_shapes and config.max_keypoints < 0:
-            raise ValueError("fixed_shapes needs config.max_keypoints >= 0")
         if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
+            output_hidden_states = self.config.output_hidden_states
         if return_dict is None:
-            return_dict = config.return_dict
+            return_dict = self.config.return_dict
+        if labels is not None and not isinstance(labels, dict):
+            raise ValueError(
+                f"SuperPoint learns from a dictionary of labels, see superpoint_loss, got {type(labels).__name__}"
+            )
+        check_detector_inputs(self.config, pixel_values, image_sizes, region, fixed_shapes)
+        logits, descriptor_map, cells, *hidden_states = self._maps(
+            pixel_values, image_sizes, bool(output_hidden_states)
+        )
+        if labels is not None:
+            loss = superpoint_loss(logits, descriptor_map, **labels, grid=self.config.descriptor_grid)
+            outputs = KeypointDetectionOutput(loss=loss)
+        else:
+            features = self._select(logits, descriptor_map, cells, region, fixed_shapes)
+            outputs = detection_output(features, *pixel_values.shape[-2:])
+        outputs.hidden_states = tuple(hidden_states) if output_hidden_states else None
+        return outputs if return_dict else outputs.to_tuple()
+
+    def extract_features(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor | None = None,
+        region: Tensor | None = None,
+        fixed_shapes: bool = False,
+    ) -> KeypointFeatures:
+        """See [`KeypointDetector.extract_features`]; images of different sizes go through the network together.
+
+        Source: sides are cut to a multiple of the stride as cvg/LightGlue@1fd587b does it, by its poolings.
+        """
+        check_detector_inputs(self.config, pixel_values, image_sizes, region, fixed_shapes)
+        logits, descriptor_map, cells = self._maps(pixel_values, image_sizes)
+        features = self._select(logits, descriptor_map, cells, region, fixed_shapes)
+        if image_sizes is None:
+            height, width = pixel_values.shape[-2:]
+            image_sizes = vector(height, width, pixel_values.device).expand(len(pixel_values), 2)
+        features.image_sizes = image_sizes
+        return features
+
+    def _maps(
+        self, pixel_values: Tensor, image_sizes: Tensor | None, output_hidden_states: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Logits and descriptors of the cells, how many cells each image has, and the hidden states if asked for.
+
+        The cells are `(batch, 2)` (rows, columns), or `(1, 2)` where images fill `pixel_values`.
+        """
+        stride = self.config.stride
         height, width = pixel_values.shape[-2:]
-        if min(height, width) < CELL:  # no cell fits: let one, of which all but the image is padding
+        if min(height, width) < stride:  # no cell fits: let there be one, outside the image
             if image_sizes is None:
                 image_sizes = vector(height, width, pixel_values.device)[None]
-            pixel_values = F.pad(pixel_values, (0, max(CELL - width, 0), 0, max(CELL - height, 0)))
-        rows, columns = (length // CELL for length in pixel_values.shape[-2:])
-
+            pixel_values = F.pad(pixel_values, (0, max(stride - width, 0), 0, max(stride - height, 0)))
+        rows, columns = (length // stride for length in pixel_values.shape[-2:])
         grey = pixel_values[:, 0]
-        valid = cells = None
-        if image_sizes is not None:
-            grey = grey * inside(image_sizes, *grey.shape[-2:])
-            cells = ((image_sizes + CELL - 1) // CELL).minimum(vector(rows, columns, image_sizes.device))
-            valid = inside(CELL * cells, *pixel_values.shape[-2:])[:, None].to(pixel_values.dtype)
+        if image_sizes is None:
+            valid, cells = None, vector(rows, columns, pixel_values.device)[None]
+        else:
+            inside = pixels_inside(image_sizes, *grey.shape[-2:])
+            grey = grey * inside
+            valid = inside[:, None].to(grey.dtype)
+            cells = (image_sizes // stride).minimum(vector(rows, columns, image_sizes.device))
         # One channel, laid out as channels last: the convolutions keep that and are about twice as fast on a CPU.
         # In an exported graph one plain reshape: OpenVINO rewrites others, and then rounds the pixels to bfloat16.
         grey = grey.reshape(-1, 1, *grey.shape[1:]) if torch.jit.is_tracing() else grey[..., None].permute(0, 3, 1, 2)
-        maps = self._maps(grey, valid, bool(output_hidden_states))
-        logits, descriptor_map, *hidden_states = maps
+        logits, descriptor_map, *hidden_states = self._run(grey, valid, output_hidden_states)
+        return logits, descriptor_map, cells, *hidden_states
 
-        states = tuple(hidden_states) if output_hidden_states else None
-        if labels is not None:
-            loss = superpoint_loss(logits, descriptor_map, **labels, grid=config.descriptor_grid)
-            outputs = SuperPointKeypointDescriptionOutput(loss=loss, hidden_states=states)
-            return outputs if return_dict else outputs.to_tuple()
-
-        scores = F.pixel_shuffle(logits.softmax(1)[:, :-1], CELL)[:, 0]
-        if image_sizes is not None:
-            scores = scores * inside(image_sizes, *scores.shape[-2:])
-        scores = non_maximum_suppression(scores, config.nms_radius)
-        scores = scores * self._away_from_borders(scores, image_sizes)
-        indices, values = select_keypoints(scores, config.keypoint_threshold, config.max_keypoints, fixed_shapes)
-        mask = values > 0
-        keypoints = torch.stack([indices % (CELL * columns), indices // (CELL * columns)], -1).float()
-        descriptors = sample_descriptors(descriptor_map, keypoints, cells, config.descriptor_grid) * mask[..., None]
-
-        outputs = SuperPointKeypointDescriptionOutput(
-            keypoints=keypoints / vector(width, height, keypoints.device) * mask[..., None],
-            scores=values,
-            descriptors=descriptors.to(descriptor_map.dtype),
-            mask=mask.int(),
-            hidden_states=states,
-        )
-        return outputs if return_dict else outputs.to_tuple()
-
-    def _maps(self, grey: Tensor, valid: Tensor | None, output_hidden_states: bool) -> tuple[Tensor, ...]:
+    def _run(self, grey: Tensor, valid: Tensor | None, output_hidden_states: bool) -> tuple[Tensor, ...]:
         """What the network makes of images: logits, descriptors, and the hidden states if asked for."""
-        if in_parts(self, grey) and len(grey) > 1:
+        if low_memory_cpu(self, grey) and len(grey) > 1:
             masks = [None] * len(grey) if valid is None else valid.expand(len(grey), -1, -1, -1).split(1)
-            parts = [self._maps(*part, output_hidden_states) for part in zip(grey.split(1), masks)]
+            parts = [self._run(*part, output_hidden_states) for part in zip(grey.split(1), masks)]
             return tuple(torch.cat(maps) for maps in zip(*parts))
         hidden_states = self.encoder(grey, valid)
         features = hidden_states[-1]
         maps = self.keypoint_decoder(features), self.descriptor_decoder(features)
         return (*maps, *hidden_states) if output_hidden_states else maps
 
-    def _away_from_borders(self, scores: Tensor, image_sizes: Tensor | None) -> Tensor:
-        """`(batch or 1, height, width)` bool: the pixels where a keypoint may lie."""
-        border = self.config.border_removal_distance
+    def _select(
+        self, logits: Tensor, descriptor_map: Tensor, cells: Tensor, region: Tensor | None, fixed_shapes: bool
+    ) -> KeypointFeatures:
+        """Keypoints, in pixels, their scores and descriptors out of the maps."""
+        config = self.config
+        scores = F.pixel_shuffle(logits.softmax(1)[:, :-1], CELL)[:, 0]
         height, width = scores.shape[-2:]
-        if image_sizes is None:
-            image_sizes = vector(height, width, scores.device)[None]
-        last = image_sizes - border if self.config.remove_far_borders else image_sizes
-        return inside(last, height, width, first=border)
-
-
-def inside(sizes: Tensor, height: int, width: int, first: int = 0) -> Tensor:
-    """`(batch, height, width)` bool: the pixels with `first <= y < sizes[:, 0]` and `first <= x < sizes[:, 1]`."""
-    y = torch.arange(height, device=sizes.device)
-    x = torch.arange(width, device=sizes.device)
-    in_rows = (y >= first) & (y < sizes[:, :1])
-    in_columns = (x >= first) & (x < sizes[:, 1:])
-    return in_rows[:, :, None] & in_columns[:, None, :]
+        scores = non_maximum_suppression(scores * pixels_inside(CELL * cells, height, width), config.nms_radius)
+        allowed = pixels_inside(CELL * cells, height, width, config.border_removal_distance, config.remove_far_borders)
+        if region is not None:  # which an image smaller than a cell does not fill
+            region = F.pad(
+                region[:, :height, :width].bool(),
+                (0, max(width - region.shape[2], 0), 0, max(height - region.shape[1], 0)),
+            )
+            allowed = allowed & region
+        indices, values = select_keypoints(
+            scores * allowed, config.keypoint_threshold, config.max_keypoints, fixed_shapes
+        )
+        mask = values > 0
+        keypoints = torch.stack([indices % width, indices // width], -1).float() * mask[..., None]
+        descriptors = sample_descriptors(descriptor_map, keypoints, cells, config.descriptor_grid) * mask[..., None]
+        return KeypointFeatures(
+            keypoints=keypoints,
+            scores=values,
+            descriptors=descriptors.to(descriptor_map.dtype),
+            mask=mask.int(),
+        )
 
 
 def superpoint_loss(
@@ -512,5 +380,7 @@ def superpoint_loss(
 
     return object_loss + 2 * location_loss + descriptor_loss
 
+
+SuperPointKeypointDescriptionOutput = KeypointDetectionOutput  # transformers' name
 
 __all__ = ["SuperPointConfig", "SuperPointForKeypointDetection", "SuperPointPreTrainedModel"]

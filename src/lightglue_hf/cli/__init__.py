@@ -1,0 +1,5 @@
+"""The command `lightglue-hf`."""
+
+from .commands import main
+
+__all__ = ["main"]

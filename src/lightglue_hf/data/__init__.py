@@ -1,0 +1,1 @@
+"""Pairs of images with known geometry: procedural ones, warped photos, photos with depth and poses."""

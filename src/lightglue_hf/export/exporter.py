@@ -1,0 +1,347 @@
+"""Export to ONNX and OpenVINO IR: the whole pipeline, the detector alone or the matcher alone, as one graph each.
+
+The graphs are traced from the PyTorch model itself. Fixed-depth graphs take any batch; adaptive graphs, one pair: a
+layer is then the branch of an `If`, skipped once the pair has stopped, and pruned points leave the tensors. Every
+graph is run against PyTorch before its files appear. docs/export.md has the inputs and outputs in a table.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoImageProcessor
+
+from ..image_processing_lightglue import SIZE_DIVISOR, LightGlueImageProcessor
+from ..modeling_lightglue import LightGlueForKeypointMatching
+from .check import Check, ExportError, check
+from .formats import run_onnx, run_openvino, save_onnx, save_openvino
+from .graphs import FEATURES, AdaptiveMatcher, Arrays, Axes, Detector, Graph, Matcher, Pipeline, fused
+
+FILES = {
+    "onnx": {"pipeline": "model.onnx", "detector": "detector.onnx", "matcher": "matcher.onnx"},
+    "openvino": {
+        "pipeline": "openvino_model.xml",
+        "detector": "openvino_detector.xml",
+        "matcher": "openvino_matcher.xml",
+    },
+}
+PARTS = tuple(FILES["onnx"])
+OPSET = 18
+WEIGHT_FORMATS = ("fp32", "fp16", "int8")
+RUN = {"onnx": run_onnx, "openvino": run_openvino}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What graphs to make.
+
+    Args:
+        parts: of "pipeline", "detector" and "matcher".
+        batch_size: pairs, for the detector images; 0 for any number. Adaptive graphs take one pair.
+        height, width: of the images; 0 for any of at least 8 pixels. Both or neither.
+        num_keypoints: the columns of every image, those without a keypoint masked; by default the detector's
+            `max_keypoints`, 1024 where it has none. For the matcher alone any number by default.
+        adaptive: stop early and prune points as the model's configuration says; otherwise all layers run.
+        weight_format: "fp32", "fp16" or "int8", how the weights are stored.
+        calibration: folder of photos to quantise weights and activations by (OpenVINO alone).
+        num_samples: pairs of photos that are used of it.
+        opset: of ONNX.
+        validate: run every graph against PyTorch, and fail where it differs.
+
+    Raises:
+        ValueError: a number or name out of its range, or options that exclude each other, named.
+    """
+
+    parts: tuple[str, ...] = ("pipeline",)
+    batch_size: int = 0
+    height: int = 0
+    width: int = 0
+    num_keypoints: int | None = None
+    adaptive: bool = False
+    weight_format: str = "fp32"
+    calibration: str | os.PathLike[str] | None = None
+    num_samples: int = 100
+    opset: int = OPSET
+    validate: bool = True
+
+    def __post_init__(self) -> None:
+        unknown = set(self.parts) - set(PARTS)
+        if unknown or not self.parts:
+            raise ValueError(f"parts must be of {', '.join(PARTS)}, got {self.parts}")
+        if self.weight_format not in WEIGHT_FORMATS:
+            raise ValueError(f"weight_format must be of {', '.join(WEIGHT_FORMATS)}, got {self.weight_format!r}")
+        if self.batch_size < 0:
+            raise ValueError(f"batch_size must be at least 0, got {self.batch_size}")
+        if self.num_keypoints is not None and self.num_keypoints < 1:
+            raise ValueError(f"num_keypoints must be at least 1, got {self.num_keypoints}")
+        sides = (self.height, self.width)
+        if sides != (0, 0) and min(sides) < SIZE_DIVISOR:
+            raise ValueError(f"height and width must both be 0 or at least {SIZE_DIVISOR}, got {sides}")
+        if self.adaptive and self.batch_size > 1:
+            raise ValueError(
+                "an adaptive graph takes one pair: batch_size must be 1 or 0 (a runtime loops over pairs)"
+            )
+        if self.adaptive and (self.weight_format == "int8" or self.calibration is not None):
+            raise ValueError("adaptive graphs are not quantised yet: choose fp32 or fp16, or leave adaptive out")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is exported
+
+
+class Source:
+    """A model that does what its graphs are to do, itself and `fused`, the processor that feeds them, and the options.
+
+    Args:
+        model: not changed, but copied.
+        processor: `None` for the matcher alone.
+        options: what graphs to make.
+
+    Raises:
+        ValueError: the model or the processor cannot do what the options ask for.
+    """
+
+    def __init__(
+        self, model: LightGlueForKeypointMatching, processor: LightGlueImageProcessor | None, options: ExportOptions
+    ) -> None:
+        self.options = options
+        self.model = model = copy.deepcopy(model).float().cpu().eval()
+        model.set_attn_implementation("sdpa")
+        config = model.config
+        if not options.adaptive:
+            config.depth_confidence = config.width_confidence = -1.0
+        elif config.depth_confidence <= 0 and config.width_confidence <= 0:
+            raise ValueError("nothing is adaptive: depth_confidence and width_confidence of the model are <= 0")
+        if config.use_keypoint_detector:
+            detector = config.keypoint_detector_config
+            if options.num_keypoints:
+                detector.max_keypoints = options.num_keypoints
+            elif detector.max_keypoints < 1:
+                detector.max_keypoints = 1024
+        elif set(options.parts) != {"matcher"}:
+            raise ValueError('this model has no keypoint detector: its "matcher" can be exported, and nothing else')
+        self.fused = fused(model)
+        self.processor = processor = copy.deepcopy(processor)
+        if processor is None and set(options.parts) != {"matcher"}:
+            raise ValueError("there is no image processor, which a graph that takes images needs")
+        if processor is not None and options.height:
+            processor.size = {"height": options.height, "width": options.width}
+            processor.do_resize = True
+        # photos of different sizes then share a batch, and the graphs are told those sizes
+        self.sized = processor is not None and (not processor.do_resize or "longest_edge" in processor.size)
+
+        self.photos: list[Path] = []
+        if options.calibration is not None:
+            files = Path(options.calibration).rglob("*")
+            self.photos = sorted(file for file in files if file.suffix.lower() in PHOTOS)
+            if processor is None or len(self.photos) < 2:
+                raise ValueError(
+                    "quantisation needs an image processor and two photos at least; "
+                    f"in {options.calibration} there are {len(self.photos)} ({', '.join(PHOTOS)})"
+                )
+
+    def metadata(self, part: str) -> dict[str, str]:
+        """What is written into a graph of the part."""
+        config = self.model.config
+        said = {
+            "producer": f"lightglue-hf {_version()}",
+            "part": part,
+            "adaptive": self.options.adaptive and part != "detector",
+            "weight_format": self.options.weight_format,
+            "calibrated": self.options.calibration is not None,
+        }
+        if part != "matcher":
+            said["max_keypoints"] = config.keypoint_detector_config.max_keypoints
+            said["keypoint_threshold"] = getattr(config.keypoint_detector_config, "keypoint_threshold", "")
+        if part != "detector":
+            said |= {name: getattr(config, name) for name in ("filter_threshold", *CONFIDENCES)}
+        return {name: str(value) for name, value in said.items()}
+
+    def graph(self, part: str) -> Graph:
+        """The graph of a part of the model: "pipeline", "detector" or "matcher"."""
+        model, options = self.fused, self.options
+        config = model.config
+        batch: int | str = 1 if options.adaptive else options.batch_size or "batch"
+        height, width = options.height or "height", options.width or "width"
+        n: int | str = options.num_keypoints or "keypoints"
+        if part != "matcher":
+            n = config.keypoint_detector_config.max_keypoints
+        pair: tuple[int | str, ...] = (options.batch_size or "images",) if part == "detector" else (batch, 2)
+        images = {"pixel_values": Axes(torch.float32, (*pair, 3, height, width))}
+        sizes = {"image_sizes": Axes(torch.int64, (*pair, 2))}
+        if self.sized:
+            images |= sizes
+        per_point = Axes(torch.float32, (*pair, n))
+        features = {
+            "keypoints": Axes(torch.float32, (*pair, n, 2)),
+            "descriptors": Axes(torch.float32, (*pair, n, config.num_input_features)),
+            "mask": Axes(torch.int32, (*pair, n)),
+        }
+        metadata = self.metadata(part)
+        float32_modules = getattr(config.keypoint_detector_config, "float32_modules", ())
+        if part == "detector":
+            found = {"keypoints": features["keypoints"], "scores": per_point, **features}
+            return Graph(part, Detector(model), images, found, metadata, float32_modules)
+        matcher: nn.Module = AdaptiveMatcher(model) if options.adaptive else Matcher(model)
+        matched = {
+            "matches": Axes(torch.int64, (*pair, n)),
+            "matching_scores": per_point,
+            "prune": Axes(torch.int64, (*pair, n)),
+            "stop": Axes(torch.int64, (batch,)),
+        }
+        if part == "matcher":
+            extra = {"scales": per_point, "orientations": per_point} if config.add_scale_ori else {}
+            return Graph(part, matcher, features | sizes | extra, matched, metadata)
+        found = {name: features[name] for name in ("keypoints", "mask", "descriptors")}
+        return Graph(part, Pipeline(model, matcher), images, matched | found, metadata, float32_modules)
+
+    def calibration(self, part: str) -> Iterator[Arrays]:
+        """Inputs of the part, from pairs of neighbouring photos in the folder of the options."""
+        assert self.processor is not None
+        for pair in list(pairwise(self.photos))[: self.options.num_samples]:
+            inputs = dict(self.processor([pair], return_tensors="pt"))
+            if part == "detector":
+                inputs = {name: tensor[0] for name, tensor in inputs.items()}
+            elif part == "matcher":
+                with torch.no_grad():
+                    found = self.model.extract_features(**inputs)
+                inputs = {name: found[name] for name in FEATURES if name in found}
+            yield {name: tensor.numpy() for name, tensor in inputs.items()}
+
+
+CONFIDENCES = ("depth_confidence", "width_confidence")
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def export(
+    model_id: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    backend: str,
+    options: ExportOptions | None = None,
+    **hub_options: Any,
+) -> list[Check]:
+    """Write the graphs of a model, with config.json, preprocessor_config.json and a card, and check them.
+
+    Args:
+        model_id: a directory or a name on the Hub.
+        output: the directory to write to. What is in it stays unless it has the same name; all appears at the end,
+            and nothing if anything fails.
+        backend: "onnx" or "openvino".
+        options: what graphs to make.
+        hub_options: such as `revision` and `token`, for `from_pretrained`.
+
+    Returns:
+        How the graphs compare with PyTorch; empty without `options.validate`.
+
+    Raises:
+        ExportError: a graph differs from PyTorch by more than noise.
+        ImportError: the packages for the backend are missing; which to install is said.
+        OSError: the model cannot be read or `output` not be written.
+        ValueError: the options do not go with the model or the backend.
+    """
+    options = options or ExportOptions()
+    output = Path(output)
+    if backend not in FILES:
+        raise ValueError(f"backend must be of {', '.join(FILES)}, got {backend!r}")
+    if options.calibration is not None and backend != "openvino":
+        raise ValueError("weights and activations are quantised by photos for OpenVINO alone")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is no directory")
+    if output.is_dir() and os.path.isdir(model_id) and output.samefile(model_id):
+        raise ValueError(f"{output} is the model itself: its configuration would be overwritten")
+    _need(backend, options)
+    model = LightGlueForKeypointMatching.from_pretrained(model_id, **hub_options)
+    processor = None
+    if set(options.parts) != {"matcher"} or options.calibration is not None:
+        processor = AutoImageProcessor.from_pretrained(model_id, **hub_options)
+    source = Source(model, processor, options)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
+        checks = _write(source, Path(directory), backend, str(model_id))
+        output.mkdir(exist_ok=True)
+        for file in sorted(Path(directory).iterdir()):
+            os.replace(file, output / file.name)
+    return checks
+
+
+def _write(source: Source, directory: Path, backend: str, name: str) -> list[Check]:
+    options = source.options
+    calibrated = options.calibration is not None
+    graphs, checks = [], []
+    for part in options.parts:
+        graph = source.graph(part)
+        file = directory / FILES[backend][part]
+        if backend == "onnx":
+            save_onnx(graph, file, options.weight_format, options.opset)
+        else:
+            samples = list(source.calibration(part)) if calibrated else []
+            save_openvino(graph, file, options.weight_format, samples)
+        graphs.append(graph)
+        if options.validate:
+            weights = "calibrated" if calibrated else options.weight_format
+            checks.append(check(source.model, graph, RUN[backend](file), weights))
+    source.model.config.save_pretrained(directory)
+    if source.processor is not None:
+        source.processor.save_pretrained(directory)
+    (directory / "README.md").write_text(_card(options, backend, name, graphs, checks))
+    return checks
+
+
+def _need(backend: str, options: ExportOptions) -> None:
+    packages = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}[backend]
+    if backend == "openvino" and (options.weight_format == "int8" or options.calibration is not None):
+        packages.append("nncf")
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"{', '.join(missing)} missing: install lightglue-hf[{backend}]")
+
+
+def _card(options: ExportOptions, backend: str, name: str, graphs: list[Graph], checks: list[Check]) -> str:
+    kind = "adaptive (early exit and point pruning, one pair)" if options.adaptive else "fixed depth, any batch"
+    lines = [
+        "---",
+        "library_name: optimum",
+        "pipeline_tag: keypoint-matching",
+        f"tags: [lightglue, keypoint-matching, {backend}]",
+        "---",
+        "",
+        f"# {Path(name).name}, exported to {'ONNX' if backend == 'onnx' else 'OpenVINO IR'}",
+        "",
+        f"Exported by lightglue-hf {_version()} from `{Path(name).name}`: {kind}, weights in {options.weight_format}"
+        + (", activations quantised by photos." if options.calibration is not None else "."),
+        "",
+        "| file | input | type | axes |",
+        "|---|---|---|---|",
+    ]
+    for graph in graphs:
+        for kind, values in (("", graph.inputs), (" (output)", graph.outputs)):
+            for value, (dtype, axes) in values.items():
+                shape = ", ".join(map(str, axes))
+                lines.append(f"| {FILES[backend][graph.part]} | `{value}`{kind} | {str(dtype)[6:]} | ({shape}) |")
+    lines += ["", "Compared with PyTorch when it was made:" if checks else "Not compared with PyTorch.", ""]
+    lines += [f"- {result}" for result in checks]
+    return "\n".join(lines) + "\n"
+
+
+__all__ = ["Check", "ExportError", "ExportOptions", "export"]

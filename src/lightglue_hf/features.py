@@ -1,0 +1,411 @@
+"""What is matched, `KeypointFeatures`, and the contract of what finds it, `KeypointDetector`.
+
+The contract has three parts.
+
+- A detector *gets* `pixel_values` in [0, 1], `(images, channels, height, width)`, and may get `image_sizes` (the rest
+  of the canvas, to the right and bottom, is padding) and a `region` (where keypoints may lie).
+- It *gives* `KeypointFeatures`: keypoints in float32 pixels, whatever its own precision; keypoints before padding;
+  an image's features do not depend on its padding or on the other images of the batch.
+- Its configuration *declares* what the matcher, the image processor, export, conversion and training need to know of
+  it: see [`KeypointDetectorConfig`].
+
+Any other model of `AutoModelForKeypointDetection` works, too, as far as transformers' own interface goes; see
+[`features_of_detector`].
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from .utils.tensors import is_traced, vector
+
+LARGEST = 1e6  # of a descriptor's numbers: products of larger ones overflow
+
+
+@dataclass(eq=False)
+class KeypointFeatures(Mapping[str, Tensor]):
+    """The keypoints of images, in `shape` = `(images,)`, `(pairs, 2)`, or `()` for a single image.
+
+    `features[index]` takes images (a number, a slice, or a tensor or list of numbers of any shape) and gives their
+    features. It is also a mapping of the names of the fields that are not `None`: `features["scores"]`, `**features`.
+
+    Args:
+        keypoints: `(*shape, n, 2)` float32, (x, y) pixels, centre of the first pixel = (0, 0).
+        descriptors: `(*shape, n, d)`.
+        mask: `(*shape, n)` int32, 1 for a keypoint and 0 for padding.
+        image_sizes: `(*shape, 2)` int64, (height, width) of the image that the keypoints live in.
+        scores: `(*shape, n)`, the detector's.
+        scales: `(*shape, n)`, diameter of a keypoint's neighbourhood in pixels, of detectors that have it (SIFT).
+        orientations: `(*shape, n)`, radians, likewise.
+    """
+
+    keypoints: Tensor | None = None
+    descriptors: Tensor | None = None
+    mask: Tensor | None = None
+    image_sizes: Tensor | None = None
+    scores: Tensor | None = None
+    scales: Tensor | None = None
+    orientations: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        assert self.keypoints is not None
+        return self.keypoints.shape[:-2]
+
+    def __iter__(self) -> Iterator[str]:
+        return (field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            if index not in (*self,):
+                raise KeyError(index)
+            return getattr(self, index)
+        if isinstance(index, (list, tuple)):
+            index = torch.as_tensor(index, dtype=torch.int64)
+        return type(self)(**{name: value[index] for name, value in self.items()})
+
+    def pairs(self, index: Any) -> "KeypointFeatures":
+        """The features of pairs of images, as `match_features` takes them.
+
+        Args:
+            index: `(pairs, 2)`, a list or tensor of numbers of images.
+
+        Raises:
+            ValueError: another shape, or no such image.
+        """
+        index = torch.as_tensor(index, dtype=torch.int64)
+        if len(self.shape) != 1 or index.ndim != 2 or index.shape[1] != 2:
+            raise ValueError(
+                f"pairs of images: an index (pairs, 2) into (images,) is needed, got {tuple(index.shape)} into "
+                f"{tuple(self.shape)}"
+            )
+        count = self.shape[0]
+        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < count):
+            raise ValueError(
+                f"pairs of images: there are images 0 to {count - 1}, got {int(index.min())} to {int(index.max())}"
+            )
+        return self[index]
+
+    @classmethod
+    def cat(cls, parts: Iterable["KeypointFeatures"]) -> "KeypointFeatures":
+        """One after the other along the first axis, padded to the largest number of keypoints.
+
+        Raises:
+            ValueError: none at all, or some have fields that others lack, named.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("no features to concatenate")
+        n = max(part.keypoints.shape[-2] for part in parts)  # type: ignore[union-attr]
+        parts = [part.padded(n) for part in parts]
+        if different := sorted(set().union(*(set(parts[0]) ^ set(part) for part in parts))):
+            raise ValueError(f"some features have {', '.join(different)} and others have not")
+        return cls(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def padded(self, n: int) -> "KeypointFeatures":
+        """With padding behind, up to `n` keypoints."""
+
+        def pad(name: str, value: Tensor) -> Tensor:
+            if name == "image_sizes":
+                return value
+            axis = -2 if name in ("keypoints", "descriptors") else -1
+            return F.pad(value, (*(0, 0) * (-1 - axis), 0, n - value.shape[axis]))
+
+        features = type(self)(**{name: pad(name, value) for name, value in self.items()})
+        if self.mask is None and self.keypoints is not None:
+            features.mask = pad("mask", torch.ones_like(self.keypoints[..., 0], dtype=torch.int32))
+        return features
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "KeypointFeatures":
+        """On another device; the descriptors, and nothing else, in another type."""
+        return type(self)(
+            **{
+                name: value.to(device=device, dtype=dtype if name == "descriptors" else None)
+                for name, value in self.items()
+            }
+        )
+
+    def numpy(self) -> Any:
+        """Without padding: for each image a dictionary of its arrays (nested lists of them, in `shape`)."""
+        if self.shape:
+            return [self[i].numpy() for i in range(self.shape[0])]
+        keep = slice(None) if self.mask is None else self.mask.bool()
+        arrays = {}
+        for name, value in self.items():
+            if name != "mask":
+                value = value if name == "image_sizes" else value[keep]
+                arrays[name] = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
+        return arrays
+
+    @classmethod
+    def from_numpy(cls, images: Sequence[dict[str, np.ndarray]]) -> "KeypointFeatures":
+        """The way back from a list of what [`numpy`] gives for an image, `shape` = `(images,)`."""
+        parts = []
+        for arrays in images:
+            part = cls(**{name: torch.as_tensor(value)[None] for name, value in arrays.items()})
+            assert part.keypoints is not None
+            part.mask = torch.ones_like(part.keypoints[..., 0], dtype=torch.int32)
+            parts.append(part)
+        return cls.cat(parts)
+
+    def check(self, descriptor_dim: int | None = None, scale_ori: bool | None = None, values: bool = True) -> None:
+        """Raise a ValueError that names what is missing, of another shape, or out of its range.
+
+        Args:
+            descriptor_dim: width of the descriptors; any by default.
+            scale_ori: whether scales and orientations are wanted (`True`), or not taken (`False`).
+            values: also look at the numbers, for which the device has to finish.
+        """
+        if self.keypoints is None or self.keypoints.ndim < 2 or self.keypoints.shape[-1] != 2:
+            given = None if self.keypoints is None else tuple(self.keypoints.shape)
+            raise ValueError(f"keypoints must be (..., n, 2), got {given}")
+        points = tuple(self.keypoints.shape[:-1])
+        width = descriptor_dim
+        if width is None and self.descriptors is not None:
+            width = self.descriptors.shape[-1]
+        expected = {
+            "descriptors": (*points, width),
+            "mask": points,
+            "image_sizes": (*points[:-1], 2),
+            "scores": points,
+            "scales": points,
+            "orientations": points,
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            turned = name in ("scales", "orientations")
+            if value is None:
+                if name == "descriptors" or (turned and scale_ori):
+                    raise ValueError(f"{name} {shape} is required")
+            elif tuple(value.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+            elif turned and scale_ori is False:
+                raise ValueError(f"{name} given, but the model was made without (config.add_scale_ori is False)")
+        if values and not is_traced():
+            refuse_non_finite(**{name: value for name, value in self.items() if value.is_floating_point()})
+            if self.descriptors is not None and (self.descriptors.abs() > LARGEST).any():
+                raise ValueError(f"descriptors contains numbers beyond {LARGEST:.0e}")
+            if self.image_sizes is not None and (self.image_sizes <= 0).any():
+                raise ValueError("image_sizes (height, width) must be positive")
+
+
+def refuse_non_finite(**tensors: Tensor | None) -> None:
+    """Raise a ValueError that names the tensor with NaN or Inf."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.isfinite().all():
+            raise ValueError(f"{name} contains NaN or Inf")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The contract
+
+
+class KeypointDetectorConfig:
+    """What a detector declares, for its configuration to inherit beside `PretrainedConfig`.
+
+    Every configuration also has the fields `max_keypoints` (the best so many of each image; -1 for all) and
+    `keypoint_threshold`, which are read at every call.
+    """
+
+    stride: ClassVar[int] = 1
+    """Pixels: sides that are a multiple of it waste nothing. The image processor pads to it."""
+    channels: ClassVar[int] = 3
+    """1 for grey (the first channel is used), 3 for RGB."""
+    has_scale_ori: ClassVar[bool] = False
+    """Whether features have scales and orientations."""
+    exportable: ClassVar[bool] = True
+    """Whether it can be traced for ONNX and OpenVINO."""
+    float32_modules: ClassVar[tuple[str, ...]] = ()
+    """Modules, by their name in the detector, that are computed in float32 where all else is in half precision."""
+    longest_edge: ClassVar[int] = 1024
+    """Pixels of the longer side that photos are resized to."""
+
+    descriptor_dim: int
+    """Width of the descriptors."""
+
+    @property
+    def processor_settings(self) -> dict[str, Any]:
+        """Arguments of `LightGlueImageProcessor`."""
+        return {
+            "size": {"longest_edge": self.longest_edge},
+            "do_grayscale": self.channels == 1,
+            "size_divisor": self.stride,
+        }
+
+
+@dataclass
+class KeypointDetectionOutput(ModelOutput):
+    """Keypoints of a batch of images, padded to the largest count, as transformers' detectors give them.
+
+    Args:
+        loss: scalar, only with `labels`.
+        keypoints: `(batch, n, 2)` float32, (x, y) pixels (centre of the first pixel = (0, 0)) divided by the
+            (width, height) of `pixel_values`; 0 where padding.
+        scores: `(batch, n)` float32, 0 where padding.
+        descriptors: `(batch, n, d)`, unit length, 0 where padding.
+        mask: `(batch, n)` int32, 1 for a keypoint and 0 for padding. Keypoints come before padding.
+        hidden_states: of detectors that return them.
+        scales, orientations: `(batch, n)`, of detectors that have them; see [`KeypointFeatures`].
+    """
+
+    loss: Tensor | None = None
+    keypoints: Tensor | None = None
+    scores: Tensor | None = None
+    descriptors: Tensor | None = None
+    mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    scales: Tensor | None = None
+    orientations: Tensor | None = None
+
+
+class KeypointDetector:
+    """A detector, for its model to inherit beside `PreTrainedModel`.
+
+    A detector implements `detect`, for images of one size; or, where it can do with padding, `extract_features`.
+    """
+
+    config: Any
+
+    def detect(
+        self, pixel_values: Tensor, region: Tensor | None = None, fixed_shapes: bool = False
+    ) -> KeypointFeatures:
+        """Keypoints of images that fill `pixel_values`.
+
+        Args:
+            pixel_values: `(images, channels, height, width)` in [0, 1], any height and width from 1 pixel.
+            region: `(images, height, width)` bool, where keypoints may lie: the best of those are kept.
+            fixed_shapes: return exactly `config.max_keypoints` columns (>= 0) and never wait for the device.
+
+        Returns:
+            Features of `shape` `(images,)`, all of zeros where padding; `image_sizes` may be left out.
+        """
+        raise NotImplementedError
+
+    def extract_features(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor | None = None,
+        region: Tensor | None = None,
+        fixed_shapes: bool = False,
+    ) -> KeypointFeatures:
+        """Keypoints of images, each as it is alone and without padding.
+
+        Args:
+            pixel_values: `(images, channels, height, width)` in [0, 1].
+            image_sizes: `(images, 2)` int, (height, width) of the image within each `pixel_values`, the rest of
+                which, to its right and bottom, is padding; all of it by default.
+            region, fixed_shapes: see [`detect`].
+
+        Raises:
+            ValueError: an argument of another shape, or `fixed_shapes` without `max_keypoints`.
+        """
+        check_detector_inputs(self.config, pixel_values, image_sizes, region, fixed_shapes)
+        height, width = pixel_values.shape[-2:]
+        if image_sizes is None:
+            features = self.detect(pixel_values, region, fixed_shapes)
+            features.image_sizes = vector(height, width, pixel_values.device).expand(len(pixel_values), 2)
+            return features
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, (h, w) in enumerate(image_sizes.tolist()):
+            rows.setdefault((h, w), []).append(row)
+        if len(rows) <= 1:
+            h, w = next(iter(rows), (height, width))
+            regions = None if region is None else region[:, :h, :w]
+            features = self.detect(pixel_values[..., :h, :w], regions, fixed_shapes)
+        else:
+            parts = [
+                self.detect(pixel_values[of, :, :h, :w], None if region is None else region[of, :h, :w], fixed_shapes)
+                for (h, w), of in rows.items()
+            ]
+            order = torch.tensor([row for of in rows.values() for row in of])
+            features = KeypointFeatures.cat(parts)[order.argsort().to(pixel_values.device)]
+        features.image_sizes = image_sizes
+        return features
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor | None = None,
+        region: Tensor | None = None,
+        fixed_shapes: bool = False,
+        return_dict: bool | None = None,
+    ) -> KeypointDetectionOutput | tuple:
+        """As [`extract_features`], but keypoints relative to `pixel_values`, as transformers' detectors give them."""
+        features = self.extract_features(pixel_values, image_sizes, region, fixed_shapes)
+        outputs = detection_output(features, *pixel_values.shape[-2:])
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return outputs if return_dict else outputs.to_tuple()
+
+
+def check_detector_inputs(
+    config: Any, pixel_values: Tensor, image_sizes: Tensor | None, region: Tensor | None, fixed_shapes: bool
+) -> None:
+    """Raise a ValueError that names an argument of a detector that is of another shape."""
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"pixel_values must be (batch, channels, height, width), got shape {tuple(pixel_values.shape)}"
+        )
+    if fixed_shapes and config.max_keypoints < 0:
+        raise ValueError("fixed_shapes needs config.max_keypoints >= 0")
+    images, _, height, width = pixel_values.shape
+    expected = {"image_sizes": (image_sizes, (images, 2)), "region": (region, (images, height, width))}
+    for name, (value, shape) in expected.items():
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+
+
+def detection_output(features: KeypointFeatures, height: int, width: int) -> KeypointDetectionOutput:
+    """Features as transformers' detectors give them: relative to a canvas of so many pixels."""
+    assert features.keypoints is not None
+    return KeypointDetectionOutput(
+        keypoints=features.keypoints / vector(width, height, features.keypoints.device),
+        scores=features.scores,
+        descriptors=features.descriptors,
+        mask=features.mask,
+        scales=features.scales,
+        orientations=features.orientations,
+    )
+
+
+def features_of_detector(
+    detector: Any,
+    pixel_values: Tensor,
+    image_sizes: Tensor | None = None,
+    region: Tensor | None = None,
+    fixed_shapes: bool = False,
+) -> KeypointFeatures:
+    """What any model of `AutoModelForKeypointDetection` finds, as [`KeypointDetector.extract_features`] gives it.
+
+    Of a model without this contract keypoints are kept that lie on the image and in the region: it saw the padding,
+    and spent its budget on the whole canvas.
+    """
+    if isinstance(detector, KeypointDetector):
+        return detector.extract_features(pixel_values, image_sizes, region, fixed_shapes)
+    check_detector_inputs(detector.config, pixel_values, image_sizes, region, False)
+    height, width = pixel_values.shape[-2:]
+    options: dict[str, Any] = {}
+    if "image_sizes" in inspect.signature(detector.forward).parameters and image_sizes is not None:
+        options["image_sizes"] = image_sizes
+    relative, scores, descriptors, mask = detector(pixel_values, return_dict=False, **options)[:4]
+    keypoints = relative.float() * vector(width, height, relative.device)
+    if image_sizes is None:
+        image_sizes = vector(height, width, pixel_values.device).expand(len(pixel_values), 2)
+    else:
+        mask = mask * (keypoints < image_sizes[:, None].flip(-1)).all(-1)
+    if region is not None:
+        x, y = keypoints.round().long().unbind(-1)
+        index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+        mask = mask * region.flatten(1).gather(1, index)
+    return KeypointFeatures(
+        keypoints=keypoints, descriptors=descriptors, mask=mask.int(), image_sizes=image_sizes, scores=scores
+    )

@@ -1,0 +1,140 @@
+"""Bytes to pixels: decoding, orientation, colour modes and value ranges of images."""
+
+from __future__ import annotations
+
+import io
+import os
+import urllib.request
+import warnings
+
+import huggingface_hub.constants
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+URL_PREFIXES = ("http://", "https://", "data:image/")
+
+
+def load_image(
+    source: str | os.PathLike[str] | Image.Image, timeout: float | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """Read and decode one image, in its own colour mode.
+
+    A file or URL is turned upright by its EXIF orientation, so the size of the result is the size that keypoints are
+    reported in. A PIL image is returned as it is: its orientation is the caller's, and its `size` stays true.
+
+    Args:
+        source: a path, an http(s) or data URL, or a PIL image.
+        timeout: seconds to wait for a URL; `None` waits for ever.
+        max_pixels: refuse images with more pixels before decoding them; `None` leaves Pillow's own limit
+            (an error above twice `PIL.Image.MAX_IMAGE_PIXELS`, a warning above it).
+
+    Raises:
+        OSError: the data is missing, truncated or no image, or a URL is asked for offline; the source is named.
+        PIL.Image.DecompressionBombError: the image has too many pixels.
+    """
+    if isinstance(source, Image.Image):
+        name = getattr(source, "filename", None) or "a PIL image"
+    else:
+        name = os.fspath(source)
+    name = name if len(name) < 300 else f"{name[:300]}..."
+    try:
+        image = source if isinstance(source, Image.Image) else _open(os.fspath(source), timeout)
+        pixels = image.width * image.height
+        if max_pixels is not None and pixels > max_pixels:
+            raise Image.DecompressionBombError(f"{pixels} pixels exceed the limit of {max_pixels} for batches")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # an MPO is a photo with previews
+            warnings.warn(f"{name} has {frames} frames, only frame {image.tell()} is used.", stacklevel=2)
+        image.load()
+        return image if image is source else ImageOps.exif_transpose(image)
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise Image.DecompressionBombError(f"{name}: {error}") from error
+    except Exception as error:  # broken data makes Pillow raise anything: SyntaxError, struct.error, IndexError...
+        raise OSError(f"Cannot read the image {name}: {error}") from error
+
+
+def _open(source: str, timeout: float | None) -> Image.Image:
+    if not source.startswith(URL_PREFIXES):
+        return Image.open(source)
+    if huggingface_hub.constants.HF_HUB_OFFLINE and not source.startswith("data:"):
+        raise OSError("offline mode is enabled, URLs are not fetched")
+    request = urllib.request.Request(source, headers={"User-Agent": "lightglue-hf"})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        return Image.open(io.BytesIO(response.read()))
+
+
+def to_pixels(
+    image: Image.Image | np.ndarray | torch.Tensor, name: str = "the image", input_data_format: str | None = None
+) -> tuple[np.ndarray, int]:
+    """Turn a decoded image into grey or RGB pixels and the value that stands for white.
+
+    - Alpha (RGBA, LA, transparent palettes, arrays of four channels) is composited over white.
+    - Palette, CMYK and 1-bit images are what `image.convert("RGB")` makes of them.
+    - 8-bit: white is 255; also integers, and floats that are whole numbers, if they lie in [0, 255].
+    - 16-bit (uint16, PIL's "I;16" and "I"): white is 65535. Booleans and floats in [0, 1]: white is 1. These keep
+      their precision; transformers rounds fractions to 8 bits, and rescales them a second time unless told not to.
+
+    Args:
+        image: a PIL image, or an array or tensor `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels.
+        name: what to call the image in errors.
+        input_data_format: "channels_first" or "channels_last" for arrays of which both ends could be channels.
+
+    Returns:
+        `(1 or 3, h, w)`, uint8 or float32, and white.
+
+    Raises:
+        ValueError: NaN, Inf or values outside these ranges; an empty array; an unclear channel axis.
+    """
+    white = 255
+    if isinstance(image, Image.Image):
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+        elif image.mode.startswith("I"):
+            white = 65535
+        elif image.mode == "1":
+            image = image.convert("L")
+        elif image.mode not in ("L", "F"):
+            image = image.convert("RGB")
+        pixels, input_data_format = np.asarray(image), "channels_last"
+    elif isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        pixels = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    else:
+        pixels = image
+    if pixels.size == 0:
+        raise ValueError(f"{name} is empty: its shape is {pixels.shape}.")
+    pixels = pixels[None] if pixels.ndim == 2 else _channels_first(pixels, name, input_data_format)
+
+    low, high = pixels.min(), pixels.max()  # either is NaN if any pixel is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{name} contains NaN or Inf.")
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
+        white = 65535
+    elif pixels.dtype.kind == "b" or (pixels.dtype.kind == "f" and high <= 1):
+        white = 1
+    elif pixels.dtype.kind == "f" and not np.array_equal(pixels, np.round(pixels)):
+        raise ValueError(f"{name} has float values up to {high}; floats must lie in [0, 1] or be whole numbers.")
+    if low < 0 or high > white:
+        raise ValueError(f"{name} has values in [{low}, {high}], outside [0, {white}].")
+
+    pixels = pixels.astype(np.uint8 if white == 255 else np.float32)
+    if len(pixels) == 4:
+        alpha = pixels[3:] / np.float32(white)
+        opaque = pixels[:3] * alpha + white * (1 - alpha)
+        pixels = np.round(opaque).astype(np.uint8) if white == 255 else opaque
+    return pixels, white
+
+
+def _channels_first(pixels: np.ndarray, name: str, input_data_format: str | None) -> np.ndarray:
+    """Move the channels of a 3-D array to the front, finding them by their number where the caller does not say."""
+    first, last = (pixels.ndim == 3 and pixels.shape[axis] in (1, 3, 4) for axis in (0, -1))
+    if input_data_format is not None:
+        channels_last = str(getattr(input_data_format, "value", input_data_format)) == "channels_last"
+        first, last = first and not channels_last, last and channels_last
+    if first == last:
+        problem = "both ends could be channels: pass `input_data_format`" if first else "it has no 1, 3 or 4 channels"
+        raise ValueError(f"Unclear channel axis of {name} with shape {pixels.shape}: {problem}.")
+    return pixels if first else np.moveaxis(pixels, -1, 0)

@@ -1,0 +1,43 @@
+"""`from_pretrained` that reads safetensors alone and wants every weight, no more and no less."""
+
+from typing import Any
+
+from safetensors import SafetensorError
+
+
+class CheckedLoading:
+    """For models, before `PreTrainedModel` among their base classes."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but pickles are never read, and missing or unexpected weights are an error.
+
+        With `output_loading_info=True` those are listed instead, for the caller to judge.
+
+        Raises:
+            OSError: no safetensors file, or a broken one; where is said.
+            ValueError: missing or unexpected weights, listed; or `use_safetensors=False`.
+        """
+        where = pretrained_model_name_or_path
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError("use_safetensors=False: only safetensors are read; `lightglue-hf convert` reads others")
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"use_safetensors": True, "output_loading_info": True}
+        try:
+            model, info = super().from_pretrained(where, *model_args, **kwargs)  # type: ignore[misc]
+        except SafetensorError as error:
+            raise OSError(f"{where}: broken safetensors: {error}") from error
+        except OSError as error:
+            if "safetensors" not in str(error):
+                raise
+            raise OSError(f"{error} Only safetensors are read: `lightglue-hf convert` converts pickles.") from error
+        if wants_info:
+            return model, info
+        faults = [
+            f"{kind} weights: {', '.join(sorted(info[f'{kind}_keys']))}"
+            for kind in ("missing", "unexpected")
+            if info[f"{kind}_keys"]
+        ]
+        if faults:
+            raise ValueError(f"{where} is no checkpoint of this {cls.__name__}: {'; '.join(faults)}")
+        return model

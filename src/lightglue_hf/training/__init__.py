@@ -1,0 +1,3 @@
+"""Training of the detector, then of the matcher in two stages, on `transformers.Trainer`."""
+
+from .recipes import *  # noqa: F403

@@ -1,0 +1,249 @@
+"""The exported graphs behind the PyTorch model's interface, on ONNX Runtime and on OpenVINO (make test-export)."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
+from lightglue_hf.cli import main
+from lightglue_hf.data.textures import render_textures
+from lightglue_hf.export import ExportOptions, export
+from lightglue_hf.export.check import random_features
+
+from ..export.test_exporter import assert_same, saved
+from ..tiny import different_pairs
+
+NAMES = {"onnx": "ORTModelForKeypointMatching", "openvino": "OVModelForKeypointMatching"}
+NEEDS = {"onnx": ("onnx", "onnxruntime", "optimum.modeling_base"), "openvino": ("openvino", "optimum.intel")}
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def backend(request):
+    for package in NEEDS[request.param]:
+        pytest.importorskip(package)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("checkpoint"), size={"longest_edge": 64})
+
+
+@pytest.fixture(scope="module")
+def adaptive(backend, checkpoint, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("adaptive")
+    export(checkpoint, directory, backend, ExportOptions(adaptive=True, validate=False))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def parts(backend, checkpoint, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("parts")
+    export(checkpoint, directory, backend, ExportOptions(parts=("detector", "matcher"), validate=False))
+    return directory
+
+
+def load(backend, directory, **kwargs):
+    from lightglue_hf import runtime
+
+    if backend == "openvino":  # bfloat16 would be the default where the processor has it
+        kwargs["ov_config"] = {"INFERENCE_PRECISION_HINT": "f32", **kwargs.get("ov_config", {})}
+    return getattr(runtime, NAMES[backend]).from_pretrained(directory, **kwargs)
+
+
+def static(checkpoint):
+    model = LightGlueForKeypointMatching.from_pretrained(checkpoint).eval()
+    model.config.depth_confidence = model.config.width_confidence = -1
+    return model
+
+
+@torch.no_grad()
+def test_a_batch_of_pairs_on_an_adaptive_graph(backend, adaptive, checkpoint):
+    wanted = LightGlueForKeypointMatching.from_pretrained(checkpoint).eval()(pixel_values=different_pairs())
+    found = load(backend, adaptive)(pixel_values=different_pairs())
+    assert_same({name: value.numpy() for name, value in found.items()}, wanted)
+    assert torch.equal(found.image_sizes, wanted.image_sizes)
+    for name in ("matches", "matching_scores", "keypoints", "prune", "mask", "stop"):
+        assert found[name].dtype == wanted[name].dtype, name
+    assert len(set(found.stop.tolist())) > 1
+
+
+@torch.no_grad()
+def test_features_once_and_matches_often(backend, parts, checkpoint):
+    model, wanted = load(backend, parts), static(checkpoint)
+    images = different_pairs()
+    features = model.extract_features(images[:, 0])
+    pairs = torch.tensor([[0, 2], [3, 0], [5, 4]])
+    chosen = [features[name][pairs] for name in ("keypoints", "descriptors", "mask", "image_sizes")]
+    assert_same(
+        {name: value.numpy() for name, value in model.match_features(*chosen).items()}, wanted.match_features(*chosen)
+    )
+    whole = model(pixel_values=images)  # both graphs, one after the other
+    assert_same({name: value.numpy() for name, value in whole.items()}, wanted(pixel_values=images))
+    nothing = model.match_features(torch.zeros(2, 2, 0, 2), torch.zeros(2, 2, 0, 16), image_sizes=torch.ones(2, 2, 2))
+    assert nothing.matches.shape == (2, 2, 0)
+
+
+def test_processor_and_pipeline_as_they_are(backend, adaptive, checkpoint):
+    canvas = render_textures(1, 80, 100, seed=3)[0]
+    photos = [Image.fromarray(canvas[:64, :90]), Image.fromarray(canvas[6:76, 4:84])]
+    processor = LightGlueImageProcessor.from_pretrained(adaptive)
+    results = []
+    for model in (load(backend, adaptive), LightGlueForKeypointMatching.from_pretrained(checkpoint).eval()):
+        results.append(pipeline("keypoint-matching", model=model, image_processor=processor)(photos))
+    assert len(results[0]) == len(results[1]) > 0
+    for found, wanted in zip(*results):
+        assert found["score"] == pytest.approx(wanted["score"], abs=1e-4)
+    batches = pipeline("keypoint-matching", model=load(backend, adaptive), image_processor=processor)(
+        [photos, photos[::-1]], batch_size=2
+    )
+    assert len(batches) == 2
+
+
+def test_saved_and_loaded_again(backend, adaptive, tmp_path):
+    model = load(backend, adaptive)
+    model.save_pretrained(tmp_path)
+    again = load(backend, tmp_path)
+    images = different_pairs()[:1]
+    assert torch.equal(model(pixel_values=images).matches, again(pixel_values=images).matches)
+    assert LightGlueImageProcessor.from_pretrained(tmp_path).size == {"longest_edge": 64}
+
+
+@torch.no_grad()
+def test_exported_while_loading(backend, checkpoint, tmp_path):
+    options = ExportOptions(parts=("matcher",), num_keypoints=50, validate=False)
+    model = load(backend, checkpoint, export=True, export_options=options)
+    assert model.config.keypoint_detector_config.max_keypoints == 50
+    features = static(checkpoint).extract_features(different_pairs())
+    chosen = [features[name][:, :, :50] for name in ("keypoints", "descriptors", "mask")]
+    found = model.match_features(*chosen, features.image_sizes)
+    wanted = static(checkpoint).match_features(*chosen, features.image_sizes)
+    assert_same({name: value.numpy() for name, value in found.items()}, wanted)
+    model.save_pretrained(tmp_path)
+    assert load(backend, tmp_path).axes("matcher")["mask"] == [None, 2, 50]
+
+
+def test_errors_say_what_is_wrong(backend, adaptive, parts, tmp_path):
+    whole, halves = load(backend, adaptive), load(backend, parts)
+    images = different_pairs()[:1]
+    with pytest.raises(ValueError, match="no graph of the detector here: export it with --part detector"):
+        whole.extract_features(images)
+    with pytest.raises(ValueError, match="image_sizes are required"):
+        halves.match_features(torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 16))
+    with pytest.raises(ValueError, match=r"descriptors must be \(any, 2, any, 16\) for this graph"):
+        halves.match_features(torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 9), image_sizes=torch.ones(1, 2, 2))
+    with pytest.raises(ValueError, match="either pixel_values"):
+        whole()
+    if backend == "onnx":
+        with pytest.raises(ValueError, match=r"has no NoSuchProvider here, only .*CPUExecutionProvider"):
+            load(backend, adaptive, provider="NoSuchProvider")
+    else:
+        with pytest.raises(ValueError, match="no device NPU here"):
+            load(backend, adaptive, device="NPU")
+    shutil.copy(adaptive / "config.json", tmp_path)
+    with pytest.raises(OSError, match=r"export it first|preprocessor_config|safetensors|model"):
+        load(backend, tmp_path)
+
+
+def test_openvino_reshaped_half_and_compiled(checkpoint, tmp_path):
+    for package in NEEDS["openvino"]:
+        pytest.importorskip(package)
+    LightGlueForKeypointMatching.from_pretrained(checkpoint).save_pretrained(tmp_path / "model")
+    LightGlueImageProcessor(size={"height": 48, "width": 64}).save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "out", "openvino", ExportOptions(validate=False))
+    images = different_pairs()[:2]
+    with torch.no_grad():
+        wanted = static(checkpoint)(pixel_values=images)
+    model = load("openvino", tmp_path / "out", compile=False)
+    assert model.request is None
+    model.reshape(2, 48, 64)
+    model.compile()
+    assert model.axes("pipeline") == {"pixel_values": [2, 2, 3, 48, 64]}
+    assert_same({name: value.numpy() for name, value in model(pixel_values=images).items()}, wanted)
+    with pytest.raises(ValueError, match=r"pixel_values must be \(2, 2, 3, 48, 64\)"):
+        model(pixel_values=images[:1])
+    with pytest.raises(ValueError, match="images that fill pixel_values"):
+        model(pixel_values=images, image_sizes=torch.full((2, 2, 2), 40))
+    model.save_pretrained(tmp_path / "fixed")
+    assert load("openvino", tmp_path / "fixed", compile=False).axes("pipeline") == model.axes("pipeline")
+    halved = model.half()(pixel_values=images)
+    assert (halved.matches == wanted.matches).float().mean() > 0.8
+
+
+@torch.no_grad()
+def test_openvino_chooses_a_device(checkpoint):
+    for package in NEEDS["openvino"]:
+        pytest.importorskip(package)
+    options = ExportOptions(validate=False)
+    model = load("openvino", checkpoint, export=True, export_options=options, device="AUTO", compile=False)
+    assert model.engine.endswith("on AUTO")
+    images = different_pairs()[:1]
+    found = model(pixel_values=images)
+    assert_same({name: value.numpy() for name, value in found.items()}, static(checkpoint)(pixel_values=images))
+    model.to("CPU")
+    model.compile()
+    assert model.request.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"  # ov_config has arrived
+
+
+@torch.no_grad()
+def test_openvino_quantised_while_loading(tmp_path):
+    """Optimum's options for weights in eight bits, on what is exported then and on what was exported before."""
+    for package in (*NEEDS["openvino"], "nncf"):
+        pytest.importorskip(package)
+    from optimum.intel import OVWeightQuantizationConfig
+
+    tiny = bundled_checkpoint("tiny")
+    features = random_features(static(tiny), 1, 100, 48, 64, seed=0)
+    features = {name: torch.from_numpy(array) for name, array in features.items()}
+    wanted = static(tiny).match_features(**features).matches
+    options = ExportOptions(parts=("matcher",), validate=False)
+    export(tiny, tmp_path / "out", "openvino", options)
+    symmetric = OVWeightQuantizationConfig(bits=8, sym=True)
+    for weights, directory, kwargs in (
+        ("u8", tiny, {"export": True, "export_options": options, "load_in_8bit": True}),
+        ("i8", tmp_path / "out", {"quantization_config": symmetric}),
+    ):
+        model = load("openvino", directory, **kwargs)
+        model.save_pretrained(tmp_path / weights)
+        for quantised in (model, load("openvino", tmp_path / weights)):
+            large = [op for op in quantised.model.get_ops() if op.get_type_name() == "Constant" and len(op.shape) > 1]
+            assert sum(op.get_element_type().get_type_name() == weights for op in large) > 20
+            matches = quantised.match_features(**features).matches
+            assert (matches == wanted)[wanted >= 0].float().mean() > 0.9
+
+
+def test_the_command_matches_with_exported_graphs(backend, tmp_path, capsys):
+    canvas = render_textures(1, 140, 180, seed=5)[0]
+    for name, pixels in (("a.png", canvas[:120, :160]), ("b.png", canvas[12:132, 9:169])):
+        Image.fromarray(pixels).save(tmp_path / name)
+    tiny, out = bundled_checkpoint("tiny"), tmp_path / "out"
+    options = ExportOptions(adaptive=True, num_keypoints=300, validate=False)
+    export(tiny, out, backend, options)
+    photos = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    saved_as = [str(tmp_path / "torch.json"), str(tmp_path / "graph.json")]
+    common = ["match", *photos, "--save"]
+    assert main([*common, saved_as[0], "--max-keypoints", "300", "--size", "160"]) == 0
+    assert main([*common, saved_as[1], "--model", str(out), "--size", "160"]) == 0
+    printed = capsys.readouterr().out
+    assert {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[backend] in printed
+    wanted, found = (json.loads(open(name).read()) for name in saved_as)
+    assert found["stop"] == wanted["stop"]
+    pairs = [
+        {tuple(round(x, 2) for point in pair for x in point) for pair in zip(r["keypoints0"], r["keypoints1"])}
+        for r in (wanted, found)
+    ]
+    assert len(pairs[0] & pairs[1]) > 0.97 * len(pairs[0] | pairs[1])
+    assert len(pairs[0]) > 50
+    assert main([*common, saved_as[1], "--model", str(out), "--max-keypoints", "100"]) == 2
+    assert "300 keypoints" in capsys.readouterr().err
+
+    pytest.importorskip("poselib")
+    evaluate = ["evaluate", "--model", str(out), "--methods", "model", "--max-keypoints", "300", "--size", "160"]
+    assert main([*evaluate, "--pair", *photos]) == 0
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["data", "figure", "out"]
+    assert rows[2][1:] == ["matches", str(len(found["keypoints0"]))]
