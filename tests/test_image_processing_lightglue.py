@@ -20,10 +20,10 @@ from transformers import PretrainedConfig
 from lightglue_hf.image_processing_lightglue import (
     LightGlueImageProcessor,
     load_image,
-    register_image_processor,
     scale_keypoints,
     to_pixels,
 )
+from lightglue_hf.registration import register_image_processor
 
 try:
     from transformers.models.lightglue.image_processing_pil_lightglue import LightGlueImageProcessorPil as Stock
@@ -547,13 +547,14 @@ class Registered(PretrainedConfig):
 
 
 @pytest.fixture
-def registered():
+def registered(monkeypatch):
     """Register for a stand-in, and leave transformers as it was."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
 
     names, extra = dict(IMAGE_PROCESSOR_MAPPING_NAMES), dict(IMAGE_PROCESSOR_MAPPING._extra_content)
-    register_image_processor(Registered)
-    register_image_processor(Registered)
+    monkeypatch.setattr("lightglue_hf.configuration_lightglue.LightGlueConfig", Registered)
+    register_image_processor()
+    register_image_processor()
     yield
     IMAGE_PROCESSOR_MAPPING_NAMES.update(names)
     IMAGE_PROCESSOR_MAPPING._extra_content.clear()

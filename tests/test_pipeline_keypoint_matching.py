@@ -11,7 +11,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from lightglue_hf.image_processing_lightglue import LightGlueImageProcessor
 from lightglue_hf.modeling_lightglue import LightGlueKeypointMatchingOutput
-from lightglue_hf.pipeline_keypoint_matching import KeypointMatchingPipeline, register_pipeline
+from lightglue_hf.pipeline_keypoint_matching import KeypointMatchingPipeline
+from lightglue_hf.registration import register_pipeline
 
 
 class BrightestConfig(PretrainedConfig):

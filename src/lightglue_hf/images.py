@@ -6,6 +6,7 @@ import io
 import os
 import urllib.request
 import warnings
+from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
@@ -13,6 +14,12 @@ import torch
 from PIL import Image, ImageOps
 
 URL_PREFIXES = ("http://", "https://", "data:image/")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+def find_photos(directory: str | os.PathLike[str]) -> list[Path]:
+    """The photos in a directory and those below it, by their suffix, in order of their names."""
+    return sorted(path for path in Path(directory).rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
 
 
 def load_image(

@@ -15,13 +15,8 @@ from lightglue_hf import (
 )
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.detectors import superpoint as superpoint_module
-from lightglue_hf.detectors.superpoint import (
-    max_pool,
-    non_maximum_suppression,
-    sample_descriptors,
-    select_keypoints,
-    superpoint_loss,
-)
+from lightglue_hf.detectors.selection import max_pool, non_maximum_suppression, select_keypoints
+from lightglue_hf.detectors.superpoint import sample_descriptors, superpoint_loss
 
 
 def model(**overrides):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightglue_hf.evaluation.comparison import Record, compare, judge, summarize, to_json, to_markdown
+from lightglue_hf.evaluation.comparison import Judgement, compare, judge, summarize, to_json, to_markdown
 from lightglue_hf.evaluation.datasets import Dataset, Disparity, Homography, Pair, Pose, Shift
 from lightglue_hf.evaluation.methods import Method, Prediction
 
@@ -106,7 +106,7 @@ def test_judge_without_truth_counts_inliers():
 
 
 def record(method="m", data="d", group="", **scores):
-    return Record(data, group, "p", method, {name.replace("_", " "): score for name, score in scores.items()})
+    return Judgement(data, group, "p", method, {name.replace("_", " "): score for name, score in scores.items()})
 
 
 def test_counts_are_summed_shares_averaged_and_errors_cut_at_thresholds():
@@ -131,7 +131,7 @@ def test_counts_are_summed_shares_averaged_and_errors_cut_at_thresholds():
 
 def test_pose_errors_are_cut_at_degrees():
     name = {"pose error (poselib)": 10.0}
-    (summary,) = summarize([Record("d", "", "p", "m", name)])
+    (summary,) = summarize([Judgement("d", "", "p", "m", name)])
     assert summary.figures["m"] == {
         "pose AUC (poselib) @5 degrees": 0,
         "pose AUC (poselib) @10 degrees": 0,

@@ -11,7 +11,7 @@ from PIL import Image
 from lightglue_hf.evaluation import project, symmetric_epipolar_distance
 from lightglue_hf.evaluation.datasets import (
     BUILT_IN,
-    PHOTOS,
+    SKIMAGE_PHOTOS,
     Disparity,
     Homography,
     Pose,
@@ -48,8 +48,8 @@ def test_stereo():
 def test_shift_moves_pixels_and_changes_none():
     pytest.importorskip("skimage")
     dataset = BUILT_IN["shift"]()
-    assert len(dataset) == 2 * len(PHOTOS)
-    for index in (0, 4, len(PHOTOS), len(PHOTOS) + 4):  # square and wide, by both shifts
+    assert len(dataset) == 2 * len(SKIMAGE_PHOTOS)
+    for index in (0, 4, len(SKIMAGE_PHOTOS), len(SKIMAGE_PHOTOS) + 4):  # square and wide, by both shifts
         pair = dataset.load(dataset.entries[index])
         first, second = (np.asarray(image) for image in pair.images)
         shift = pair.truth.x
@@ -57,13 +57,13 @@ def test_shift_moves_pixels_and_changes_none():
         assert max(pair.images[0].size) == 640
         np.testing.assert_array_equal(first[:, shift:], second[:, :-shift])
         assert not np.array_equal(first, second)
-    assert {pair.truth.x for pair in map(dataset.load, dataset.entries[:: len(PHOTOS)])} == {3, 4}
+    assert {pair.truth.x for pair in map(dataset.load, dataset.entries[:: len(SKIMAGE_PHOTOS)])} == {3, 4}
 
 
 def test_a_warp_shows_the_same_pixels_where_its_truth_says():
     pytest.importorskip("skimage")
     dataset = BUILT_IN["warped-hard"]()
-    assert len(dataset) == 2 * len(PHOTOS)
+    assert len(dataset) == 2 * len(SKIMAGE_PHOTOS)
     for entry in (dataset.entries[0], dataset.entries[4], dataset.entries[5]):  # astronaut, camera, camera
         pair = dataset.load(entry)
         first, second = (np.asarray(image.convert("L"), dtype=float) for image in pair.images)

@@ -18,11 +18,11 @@ from PIL import Image
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf.cli import main
 from lightglue_hf.data.textures import render_textures
-from lightglue_hf.export import FILES, RUN, ExportError, ExportOptions, Source, export
 from lightglue_hf.export import exporter as module
 from lightglue_hf.export.check import random_features
+from lightglue_hf.export.exporter import FILES, RUN, Exportable, ExportError, ExportOptions, export
 
-from ..test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
+from .test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
 from ..tiny import different_pairs, whole_model
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
@@ -266,7 +266,7 @@ def test_scales_and_orientations_of_a_matcher_alone(tmp_path):
     model = whole_model(use_keypoint_detector=False, add_scale_ori=True, input_dim=24)
     model.save_pretrained(tmp_path / "model")  # there is no image processor
     export(tmp_path / "model", tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
-    source = Source(model, None, ExportOptions(parts=("matcher",)))
+    source = Exportable(model, None, ExportOptions(parts=("matcher",)))
     features = random_features(model, 2, 140, 48, 64, seed=5)
     assert {"scales", "orientations"} <= set(features)
     with torch.no_grad():
@@ -276,7 +276,7 @@ def test_scales_and_orientations_of_a_matcher_alone(tmp_path):
     turned = run({**features, "orientations": features["orientations"] + 1})
     assert np.abs(turned["matching_scores"] - wanted.matching_scores.numpy()).max() > 1e-6
     with pytest.raises(ValueError, match="no keypoint detector"):
-        Source(model, None, ExportOptions())
+        Exportable(model, None, ExportOptions())
 
 
 def test_fixed_shapes(tmp_path, checkpoint):
@@ -416,12 +416,12 @@ def test_bad_options(options, message):
 
 def test_a_model_that_is_not_adaptive():
     with pytest.raises(ValueError, match="nothing is adaptive"):
-        Source(whole_model(depth_confidence=-1, width_confidence=-1), None, ExportOptions(adaptive=True))
+        Exportable(whole_model(depth_confidence=-1, width_confidence=-1), None, ExportOptions(adaptive=True))
 
 
 def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     needs("onnx")
-    other = Source(whole_model(max_keypoints=150, seed=99), None, ExportOptions(parts=("matcher",)))
+    other = Exportable(whole_model(max_keypoints=150, seed=99), None, ExportOptions(parts=("matcher",)))
     save_onnx = module.save_onnx
     monkeypatch.setattr(module, "save_onnx", lambda graph, *rest: save_onnx(other.graph("matcher"), *rest))
     with pytest.raises(ExportError, match="differs from PyTorch"):

@@ -121,7 +121,7 @@ STOCK_PROCESSOR = {
 }
 
 
-class Source(NamedTuple):
+class Checkpoint(NamedTuple):
     """A checkpoint as it was read: its tensors in their own names, settings where it has any, and what it is."""
 
     name: str
@@ -388,7 +388,7 @@ def push_to_hub(directory: str | Path, repo: str, private: bool = False, log: Ca
 # Reading
 
 
-def read_source(source: str, temporary: Path, log: Callable[[str], None]) -> Source:
+def read_source(source: str, temporary: Path, log: Callable[[str], None]) -> Checkpoint:
     """Read a file, URL or directory, print its digest, and recognise what others published."""
     path, config, processor = Path(source), None, None
     metadata: dict[str, str] = {}
@@ -407,7 +407,7 @@ def read_source(source: str, temporary: Path, log: Callable[[str], None]) -> Sou
     tensors = read_tensors(path, log)
     todays = any(key.startswith(("transformers.", "matcher.transformers.")) for key in tensors)
     cvg_names = metadata.get("cvg_names", "current" if todays else "released")
-    return Source(name, sha256, published, tensors, cvg_names, config, processor)
+    return Checkpoint(name, sha256, published, tensors, cvg_names, config, processor)
 
 
 def recognise(name: str, sha256: str, log: Callable[[str], None]) -> Published | None:
@@ -528,8 +528,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def write_card(
     directory: Path,
     config: Any,
-    source: Source,
-    detector_source: Source | None,
+    source: Checkpoint,
+    detector_source: Checkpoint | None,
     matcher: dict[str, Tensor],
     detector: dict[str, Tensor],
     numbers: dict[str, Any],

@@ -44,7 +44,7 @@ CURVES: dict[str, tuple[tuple[int, ...], str, dict[str, Callable[..., list[float
 """What becomes of an error: figures at thresholds in its unit."""
 
 
-class Record(NamedTuple):
+class Judgement(NamedTuple):
     """What a method scores on a pair of a dataset."""
 
     data: str
@@ -63,7 +63,7 @@ class Summary(NamedTuple):
     figures: dict[str, Scores]
 
 
-def compare(datasets: Sequence[Dataset], methods: Sequence[Method], cache: Path | None = None) -> list[Record]:
+def compare(datasets: Sequence[Dataset], methods: Sequence[Method], cache: Path | None = None) -> list[Judgement]:
     """Score every method on every pair.
 
     Args:
@@ -86,7 +86,7 @@ def compare(datasets: Sequence[Dataset], methods: Sequence[Method], cache: Path 
         for pair in tqdm(dataset, desc=dataset.name, disable=None):
             for method in methods:
                 prediction = cached_prediction(method, pair.images, cache)
-                records.append(Record(dataset.name, pair.group, pair.name, method.name, judge(pair, prediction)))
+                records.append(Judgement(dataset.name, pair.group, pair.name, method.name, judge(pair, prediction)))
     return records
 
 
@@ -145,7 +145,7 @@ def judge_matches(pair: Pair, prediction: Prediction) -> Precision | None:
     return None
 
 
-def summarize(records: Iterable[Record]) -> list[Summary]:
+def summarize(records: Iterable[Judgement]) -> list[Summary]:
     """Make figures of scores, for each dataset and, where it has any, its groups."""
     gathered: dict[tuple[str, str], dict[str, list[Scores]]] = {}
     for record in records:
@@ -187,7 +187,7 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |\n" for row in rows)
 
 
-def to_json(records: Sequence[Record], settings: dict[str, Any]) -> str:
+def to_json(records: Sequence[Judgement], settings: dict[str, Any]) -> str:
     """The settings, the figures of each dataset, and the scores of each pair; errors of failures are null."""
     pairs = []
     for record in records:

@@ -22,7 +22,7 @@ from ..data.posed_pairs import PosedPair, read_posed_pairs, resizing
 from ..images import load_image
 from ..utils.optional import import_optional
 
-PHOTOS = (
+SKIMAGE_PHOTOS = (
     "astronaut",
     "brick",
     "camera",
@@ -137,7 +137,7 @@ def shifted() -> Dataset:
         first, second = (photo.crop((left, 0, left + width, height)) for left in (0, shift))
         return Pair(name, (first, second), Shift(shift), group=f"{shift} px")
 
-    return Dataset("shift", [(name, shift) for shift in SHIFTS for name in PHOTOS], load)
+    return Dataset("shift", [(name, shift) for shift in SHIFTS for name in SKIMAGE_PHOTOS], load)
 
 
 def warped(name: str, rotation: float, scale: float, corners: float) -> Dataset:
@@ -158,14 +158,16 @@ def warped(name: str, rotation: float, scale: float, corners: float) -> Dataset:
 
     def load(entry: tuple[int, int]) -> Pair:
         index, warp = entry
-        photo = _photo(data, PHOTOS[index], PHOTO_SIZE)
+        photo = _photo(data, SKIMAGE_PHOTOS[index], PHOTO_SIZE)
         matrix = _random_warp(np.random.default_rng([index, warp]), photo, rotation, scale, corners)
         pixels = torch.from_numpy(np.array(photo)).reshape(photo.height, photo.width, -1).permute(2, 0, 1)[None]
         warped, _ = warp_images(pixels.float(), torch.from_numpy(matrix)[None], photo.height, photo.width)
         other = warped[0].round().byte().permute(1, 2, 0).squeeze(2).numpy()
-        return Pair(f"{PHOTOS[index]} {warp}", (photo, Image.fromarray(other)), Homography(matrix))
+        return Pair(f"{SKIMAGE_PHOTOS[index]} {warp}", (photo, Image.fromarray(other)), Homography(matrix))
 
-    return Dataset(name, [(index, warp) for index in range(len(PHOTOS)) for warp in range(WARPS_A_PHOTO)], load)
+    return Dataset(
+        name, [(index, warp) for index in range(len(SKIMAGE_PHOTOS)) for warp in range(WARPS_A_PHOTO)], load
+    )
 
 
 def _photo(data: Any, name: str, longer_side: int) -> Image.Image:

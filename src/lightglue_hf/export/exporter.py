@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoImageProcessor
 
 from ..image_processing_lightglue import SIZE_DIVISOR, LightGlueImageProcessor
+from ..images import PHOTO_SUFFIXES, find_photos
 from ..modeling_lightglue import LightGlueForKeypointMatching
 from .check import Check, ExportError, check
 from .formats import run_onnx, run_openvino, save_onnx, save_openvino
@@ -99,7 +100,7 @@ class ExportOptions:
 # What is exported
 
 
-class Source:
+class Exportable:
     """A model that does what its graphs are to do, itself and `fused`, the processor that feeds them, and the options.
 
     Args:
@@ -142,12 +143,11 @@ class Source:
 
         self.photos: list[Path] = []
         if options.calibration is not None:
-            files = Path(options.calibration).rglob("*")
-            self.photos = sorted(file for file in files if file.suffix.lower() in PHOTOS)
+            self.photos = find_photos(options.calibration)
             if processor is None or len(self.photos) < 2:
                 raise ValueError(
                     "quantisation needs an image processor and two photos at least; "
-                    f"in {options.calibration} there are {len(self.photos)} ({', '.join(PHOTOS)})"
+                    f"in {options.calibration} there are {len(self.photos)} ({', '.join(PHOTO_SUFFIXES)})"
                 )
 
     def metadata(self, part: str) -> dict[str, str]:
@@ -220,7 +220,6 @@ class Source:
 
 
 CONFIDENCES = ("depth_confidence", "width_confidence")
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
 def _version() -> str:
@@ -274,7 +273,7 @@ def export(
     processor = None
     if set(options.parts) != {"matcher"} or options.calibration is not None:
         processor = AutoImageProcessor.from_pretrained(model_id, **hub_options)
-    source = Source(model, processor, options)
+    source = Exportable(model, processor, options)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
@@ -285,7 +284,7 @@ def export(
     return checks
 
 
-def _write(source: Source, directory: Path, backend: str, name: str) -> list[Check]:
+def _write(source: Exportable, directory: Path, backend: str, name: str) -> list[Check]:
     options = source.options
     calibrated = options.calibration is not None
     graphs, checks = [], []

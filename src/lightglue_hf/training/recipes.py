@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -39,7 +39,7 @@ from ..detectors.configuration_superpoint import CELL, SuperPointConfig
 from ..detectors.selection import max_pool
 from ..detectors.superpoint import SuperPointForKeypointDetection
 from ..image_processing_lightglue import LightGlueImageProcessor
-from ..images import load_image
+from ..images import find_photos, load_image
 from ..modeling_lightglue import LightGlueForKeypointMatching
 from ..utils.optional import import_optional
 
@@ -375,8 +375,7 @@ def read_canvases(directory: Path, height: int, width: int) -> Tensor:
         OSError: a photo cannot be read; it is named.
         ValueError: there are none.
     """
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in suffixes)
+    paths = find_photos(directory)
     if not paths:
         raise ValueError(f"no photos in {directory}")
     canvases = np.empty((len(paths), height, width), dtype=np.uint8)
