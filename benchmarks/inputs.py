@@ -90,6 +90,7 @@ def seeded_model(config: LightGlueConfig, pixels: Tensor, seed: int = 0) -> Ligh
         layer.cross_attention.k_proj.load_state_dict(layer.cross_attention.q_proj.state_dict())  # as published
         for mlp in (layer.self_mlp, layer.cross_mlp):  # a layer changes its points by little
             mlp.fc2.weight *= 0.02
+    model.share_equal_projections()
     fit_detector(model.keypoint_detector, pixels, generator)
     features = [model.extract_features(batch) for batch in pixels.split(2)]  # bounded memory
     arguments = [torch.stack([getattr(f, name) for f in features]) for name in ("keypoints", "descriptors", "mask")]

@@ -24,7 +24,7 @@ class PlainGraph(nn.Module):
 
     def __init__(self, model: LightGlueForKeypointMatching) -> None:
         super().__init__()
-        if not all(layer.cross_attention.shares_projection() for layer in model.transformer_layers):
+        if not all(layer.cross_attention.shares_query_key() for layer in model.transformer_layers):
             raise ValueError("the plain graph has one projection of queries and keys in cross-attention")
         self.model = model
         self.merged = nn.ModuleList()  # queries, keys and values of self-attention in one product

@@ -84,7 +84,7 @@ def test_arithmetic_is_what_torch_counts():
     model.set_attn_implementation("eager")
     model.config.depth_confidence = model.config.width_confidence = -1
     for layer in model.transformer_layers:  # one projection of queries and keys, as in published weights
-        layer.cross_attention.k_proj.load_state_dict(layer.cross_attention.q_proj.state_dict())
+        layer.cross_attention.k_proj = layer.cross_attention.q_proj
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             features = model.extract_features(torch.rand(1, 2, 3, HEIGHT, WIDTH))

@@ -260,7 +260,7 @@ def test_21_photos_of_unequal_sizes_match_in_a_batch_as_alone(depth, width, max_
         )
         assert not batch.mask[row, :, n:].any()
         found += len(coordinates(alone, 0))
-    assert found > 6
+    assert found > 4
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def test_defaults_are_those_of_transformers():
     assert ours["image_processor_type"] == "LightGlueImageProcessor"
     keys = {"do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_grayscale", "image_processor_type"}
     assert {key: ours[key] for key in keys} == {key: stock[key] for key in keys}
-    assert set(ours) == keys
+    assert set(ours) - keys == {"size_divisor"}
 
 
 # ---- forms of input

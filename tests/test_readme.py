@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightglue_hf import cli
+from lightglue_hf.cli import commands as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -313,7 +313,7 @@ class KeypointDetector:
         height, width = pixel_values.shape[-2:]
         if image_sizes is None:
             features = self.detect(pixel_values, region, fixed_shapes)
-            features.image_sizes = vector(height, width, pixel_values.device).expand(len(pixel_values), 2)
+            features.image_sizes = vector(height, width, pixel_values.device).expand(pixel_values.shape[0], 2)
             return features
         rows: dict[tuple[int, int], list[int]] = {}
         for row, (h, w) in enumerate(image_sizes.tolist()):
@@ -399,7 +399,7 @@ def features_of_detector(
     relative, scores, descriptors, mask = detector(pixel_values, return_dict=False, **options)[:4]
     keypoints = relative.float() * vector(width, height, relative.device)
     if image_sizes is None:
-        image_sizes = vector(height, width, pixel_values.device).expand(len(pixel_values), 2)
+        image_sizes = vector(height, width, pixel_values.device).expand(pixel_values.shape[0], 2)
     else:
         mask = mask * (keypoints < image_sizes[:, None].flip(-1)).all(-1)
     if region is not None:

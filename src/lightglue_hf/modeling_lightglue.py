@@ -876,13 +876,14 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             positions = torch.cat([positions, *turned], -1)
         cos, sin = self.positional_encoder(positions)
         batch, _, n, _ = keypoints.shape
-        layers: Any = self.transformer_layers
         return Points(
             pair=torch.arange(batch, device=keypoints.device),
             index=torch.arange(n, device=keypoints.device).expand(batch, 2, n),
             mask=features.mask,
             # contiguous: detectors may lay them out by feature, and sums would keep that through all layers
-            descriptors=self.input_projection(descriptors.to(layers[0].self_mlp.layer_norm.weight.dtype).contiguous()),
+            descriptors=self.input_projection(
+                descriptors.to(self.positional_encoder.projector.weight.dtype).contiguous()
+            ),
             cos=cos,
             sin=sin,
         )

@@ -27,8 +27,8 @@ from lightglue_hf import (
     LightGlueForKeypointMatching,
     LightGlueImageProcessor,
     SuperPointForKeypointDetection,
-    cli,
 )
+from lightglue_hf.cli import commands as cli
 from lightglue_hf.convert import directories
 from lightglue_hf.convert.directories import PUBLISHED
 from lightglue_hf.convert.state_dicts import load_pickle

@@ -22,8 +22,8 @@ from lightglue_hf.export import exporter as module
 from lightglue_hf.export.check import random_features
 from lightglue_hf.export.exporter import FILES, RUN, Exportable, ExportError, ExportOptions, export
 
-from .test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
 from ..tiny import different_pairs, whole_model
+from .test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 

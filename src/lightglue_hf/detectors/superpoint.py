@@ -256,7 +256,7 @@ class SuperPointForKeypointDetection(KeypointDetector, SuperPointPreTrainedModel
         features = self._select(logits, descriptor_map, cells, region, fixed_shapes)
         if image_sizes is None:
             height, width = pixel_values.shape[-2:]
-            image_sizes = vector(height, width, pixel_values.device).expand(len(pixel_values), 2)
+            image_sizes = vector(height, width, pixel_values.device).expand(pixel_values.shape[0], 2)
         features.image_sizes = image_sizes
         return features
 

@@ -14,4 +14,5 @@ def import_optional(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
-        raise ImportError(f"{package} cannot be imported ({error}): install lightglue-hf[{extra}]") from error
+        missing = "is not installed" if error.name == package or not error.name else f"cannot be imported ({error})"
+        raise ImportError(f"{package} {missing}: install lightglue-hf[{extra}]") from error
