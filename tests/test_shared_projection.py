@@ -1,4 +1,4 @@
-"""Queries and keys of cross-attention that one layer projects: in the configuration, and wherever that layer is changed.
+"""Queries and keys of cross-attention that one layer projects, in the configuration and wherever it is changed.
 
 Every case is compared with the plain model, whose two projections are layers of their own.
 """
