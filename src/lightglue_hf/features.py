@@ -15,7 +15,7 @@ Any other model of `AutoModelForKeypointDetection` works, too, as far as transfo
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -315,6 +315,15 @@ class KeypointDetector:
             features = self.detect(pixel_values, region, fixed_shapes)
             features.image_sizes = vector(height, width, pixel_values.device).expand(pixel_values.shape[0], 2)
             return features
+        if torch.jit.is_tracing():  # sizes are not numbers: each image is cut out in the graph, and has its columns
+            parts = []
+            for row in range(pixel_values.shape[0]):
+                (h, w), this = image_sizes[row].unbind(), slice(row, row + 1)
+                regions = None if region is None else region[this, :h, :w]
+                parts.append(self.detect(pixel_values[this, :, :h, :w], regions, fixed_shapes))
+            features = KeypointFeatures(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            features.image_sizes = image_sizes
+            return features
         rows: dict[tuple[int, int], list[int]] = {}
         for row, (h, w) in enumerate(image_sizes.tolist()):
             rows.setdefault((h, w), []).append(row)
@@ -362,6 +371,71 @@ def check_detector_inputs(
     for name, (value, shape) in expected.items():
         if value is not None and tuple(value.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+
+
+def check_images(
+    pixel_values: Tensor, image_sizes: Tensor | None, region: Tensor | None = None, values: bool = True
+) -> None:
+    """Raise a ValueError that names what is of another shape, NaN or out of its range, of images or of pairs of them.
+
+    Args:
+        pixel_values: `(batch, 2, channels, height, width)` or `(images, channels, height, width)`.
+        image_sizes, region: see [`KeypointDetector.extract_features`], with the axes of `pixel_values` in front.
+        values: also look at the numbers, for which the device has to finish.
+    """
+    if pixel_values.ndim not in (4, 5) or (pixel_values.ndim == 5 and pixel_values.shape[1] != 2):
+        raise ValueError(
+            "pixel_values must be (batch, 2, channels, height, width) or (images, channels, height, width), "
+            f"got shape {tuple(pixel_values.shape)}"
+        )
+    height, width = pixel_values.shape[-2:]
+    images = pixel_values.shape[:-3]
+    expected = {"image_sizes": (image_sizes, (*images, 2)), "region": (region, (*images, height, width))}
+    for name, (value, shape) in expected.items():
+        if value is not None and tuple(value.shape) != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+    if values:
+        refuse_non_finite(pixel_values=pixel_values)
+        if image_sizes is not None and image_sizes.numel():
+            low, high = image_sizes.amin((*range(image_sizes.ndim - 1),)), image_sizes.flatten(0, -2).amax(0)
+            if low.min() < 1 or high[0] > height or high[1] > width:
+                raise ValueError(
+                    f"image_sizes (height, width) must lie between (1, 1) and ({height}, {width}), of pixel_values"
+                )
+
+
+def features_of_pairs(
+    config: Any,
+    keypoints: "KeypointFeatures | Tensor",
+    descriptors: Tensor | None = None,
+    mask: Tensor | None = None,
+    image_sizes: Tensor | None = None,
+    scales: Tensor | None = None,
+    orientations: Tensor | None = None,
+    values: bool = True,
+) -> KeypointFeatures:
+    """The arguments of `match_features` as features, checked against the configuration of the matcher.
+
+    Args:
+        values: also look at the numbers, for which the device has to finish.
+
+    Raises:
+        ValueError: both features and other arguments, or see [`KeypointFeatures.check`].
+    """
+    if isinstance(keypoints, KeypointFeatures):
+        features = keypoints
+        if any(value is not None for value in (descriptors, mask, image_sizes, scales, orientations)):
+            raise ValueError("give either features, or keypoints, descriptors and so on, not both")
+        if not config.add_scale_ori:  # another matcher may take them
+            features = replace(features, scales=None, orientations=None)
+    else:
+        features = KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
+    points = features.keypoints
+    if points is None or points.ndim != 4 or points.shape[1] != 2 or points.shape[3] != 2:
+        shape = None if points is None else tuple(points.shape)
+        raise ValueError(f"keypoints must be (batch, 2, n, 2), got shape {shape}")
+    features.check(config.num_input_features, config.add_scale_ori, values)
+    return features
 
 
 def detection_output(features: KeypointFeatures, height: int, width: int) -> KeypointDetectionOutput:

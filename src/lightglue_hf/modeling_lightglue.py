@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
 from .detectors import model_class
-from .features import KeypointFeatures, features_of_detector, refuse_non_finite
+from .features import KeypointFeatures, check_images, features_of_detector, features_of_pairs
 from .loading import CheckedLoading
 from .utils.tensors import as_autocast, is_traced, low_memory_cpu
 
@@ -678,25 +678,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         """
         if not self.config.use_keypoint_detector:
             raise ValueError("this model has no keypoint detector: give match_features keypoints and descriptors")
-        if pixel_values.ndim not in (4, 5) or (pixel_values.ndim == 5 and pixel_values.shape[1] != 2):
-            raise ValueError(
-                "pixel_values must be (batch, 2, channels, height, width) or (images, channels, height, width), "
-                f"got shape {tuple(pixel_values.shape)}"
-            )
+        check_images(pixel_values, image_sizes, region, self._looks_at_values(pixel_values))
         height, width = pixel_values.shape[-2:]
-        images = pixel_values.shape[:-3]
-        expected = {"image_sizes": (image_sizes, (*images, 2)), "region": (region, (*images, height, width))}
-        for name, (value, shape) in expected.items():
-            if value is not None and tuple(value.shape) != tuple(shape):
-                raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
-        if self._looks_at_values(pixel_values):
-            refuse_non_finite(pixel_values=pixel_values)
-            if image_sizes is not None:
-                low, high = image_sizes.amin((*range(image_sizes.ndim - 1),)), image_sizes.flatten(0, -2).amax(0)
-                if low.min() < 1 or high[0] > height or high[1] > width:
-                    raise ValueError(
-                        f"image_sizes (height, width) must lie between (1, 1) and ({height}, {width}), of pixel_values"
-                    )
         detector: Any = self.keypoint_detector
         # a traced graph has one number of keypoints, and a size in numbers would be a constant of it
         fixed = (self._is_static() or torch.jit.is_tracing()) and detector.config.max_keypoints >= 0
@@ -748,16 +731,12 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             output_hidden_states = config.output_hidden_states
         if output_attentions is None:
             output_attentions = config.output_attentions
-        if isinstance(keypoints, KeypointFeatures):
-            features = keypoints
-            if any(value is not None for value in (descriptors, mask, image_sizes, scales, orientations)):
-                raise ValueError("give either features, or keypoints, descriptors and so on, not both")
-            if not config.add_scale_ori:  # another matcher may take them
-                features = replace(features, scales=None, orientations=None)
-        else:
-            features = KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
-        self._check(features, labels)
+        given = (keypoints, descriptors, mask, image_sizes, scales, orientations)
+        points = keypoints.keypoints if isinstance(keypoints, KeypointFeatures) else keypoints
+        features = features_of_pairs(config, *given, values=points is None or self._looks_at_values(points))
         assert features.keypoints is not None
+        if labels is not None and labels.shape != features.keypoints.shape[:3]:
+            raise ValueError(f"labels must have shape {tuple(features.keypoints.shape[:3])}, got {tuple(labels.shape)}")
         mask = None if features.mask is None else features.mask.bool()
         features = replace(features, keypoints=features.keypoints.float(), mask=mask)
         assert features.keypoints is not None
@@ -850,16 +829,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def _is_static(self) -> bool:
         """No stopping and no pruning: shapes do not depend on values, and nothing waits for the device."""
         return self.config.depth_confidence <= 0 and self.config.width_confidence <= 0
-
-    def _check(self, features: KeypointFeatures, labels: Tensor | None) -> None:
-        """Raise a ValueError that names what is missing, of another shape, or out of its range."""
-        keypoints = features.keypoints
-        if keypoints is None or keypoints.ndim != 4 or keypoints.shape[1] != 2 or keypoints.shape[3] != 2:
-            shape = None if keypoints is None else tuple(keypoints.shape)
-            raise ValueError(f"keypoints must be (batch, 2, n, 2), got shape {shape}")
-        features.check(self.config.num_input_features, self.config.add_scale_ori, self._looks_at_values(keypoints))
-        if labels is not None and labels.shape != keypoints.shape[:3]:
-            raise ValueError(f"labels must have shape {tuple(keypoints.shape[:3])}, got {tuple(labels.shape)}")
 
     def _looks_at_values(self, x: Tensor) -> bool:
         """Whether arguments are searched for NaN: not where that would wait for the device, or end up in a graph."""

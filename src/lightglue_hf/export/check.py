@@ -1,116 +1,291 @@
-"""An exported graph against PyTorch, on procedural images."""
+"""An exported graph against PyTorch, on pictures of usual size.
+
+Two things are judged apart. Whether the graph computes what the model does, its weights in float32, as strictly as
+float32 allows: rows or axes exchanged, another normalisation, a layer left out or a threshold that is off show there.
+And what weights in fewer bits do to it, by what published checkpoints bear.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..data.textures import render_textures
+from ..geometry import mutual_nearest
 from ..image_processing_lightglue import SIZE_DIVISOR
 from ..modeling_lightglue import LightGlueForKeypointMatching
-from .graphs import Arrays, Graph, Run
+from .graphs import FEATURES, Arrays, Graph, Run
 
-# What each weight format may do: the share of keypoints and of matches that must be common to the graph and PyTorch,
-# and how far the scores of those may differ. The bundled checkpoint's, whole and on OpenVINO: fp32 100% and 8e-6, fp16
-# 98.7% and 0.04, int8 69% and 0.30; with activations in int8 71% and 0.35.
-TOLERANCES = {"fp32": (0.98, 1e-4), "fp16": (0.95, 0.05), "int8": (0.5, 0.5), "calibrated": (0.5, 0.5)}
-
-
-class Check(NamedTuple):
-    """How a graph compares with PyTorch on procedural images, or on random points for the matcher alone.
-
-    Args:
-        part: the graph.
-        keypoints: share of the keypoints, as a set of coordinates, that both found; `None` for the matcher.
-        matches: share of the matches that both found; `None` for the detector.
-        compared: keypoints of the detector, otherwise matches, that both found.
-        difference: largest difference of the scores of those; for the detector of their descriptors too.
-    """
-
-    part: str
-    keypoints: float | None
-    matches: float | None
-    compared: int
-    difference: float
-
-    def __str__(self) -> str:
-        shares = {"keypoints": self.keypoints, "matches": self.matches}
-        common = ", ".join(f"{share:.2%} of the {name}" for name, share in shares.items() if share is not None)
-        return f"{self.part}: {common} in common with PyTorch, scores of {self.compared} within {self.difference:.1e}"
+SAME_POINT = 1.5  # pixels: a keypoint may move to the next pixel, and nothing else is so near
 
 
 class ExportError(RuntimeError):
     """An exported graph does not do what the model does."""
 
 
-def check(model: LightGlueForKeypointMatching, graph: Graph, run: Run, weights: str) -> Check:
+class Check(NamedTuple):
+    """How a graph compares with PyTorch.
+
+    Args:
+        part: the graph.
+        precision: how its weights are stored, and what it computes in if that is not float32.
+        keypoints: share of the keypoints that both found, at most `SAME_POINT` apart; `None` for the matcher.
+        matches: share of the matches, pairs of such keypoints, that both found; `None` for the detector.
+        compared: matches, for the detector keypoints, that both found.
+        distance: pixels between those keypoints, 99% quantile.
+        descriptors: the same of 1 - cosine of their descriptors.
+        median: of the differences of the scores of what is compared; a detector's are relative to its largest.
+        tail: 99% quantile of those.
+    """
+
+    part: str
+    precision: str
+    keypoints: float | None
+    matches: float | None
+    compared: int
+    distance: float
+    descriptors: float
+    median: float
+    tail: float
+
+    def __str__(self) -> str:
+        shares = {"keypoints": self.keypoints, "matches": self.matches}
+        common = ", ".join(f"{share:.2%} of the {name}" for name, share in shares.items() if share is not None)
+        return (
+            f"{self.part}, {self.precision}: {common} in common with PyTorch, scores of {self.compared} within "
+            f"{self.tail:.1e} (99%), {self.median:.1e} (median)"
+        )
+
+
+class Limits(NamedTuple):
+    """What a [`Check`] has to keep: at least these shares, at most these differences."""
+
+    keypoints: float
+    matches: float
+    distance: float
+    descriptors: float
+    median: float
+    tail: float
+
+
+LIMITS = {
+    "fp32": Limits(0.98, 0.98, 0.05, 1e-4, 1e-4, 2e-3),
+    "fp16": Limits(0.9, 0.85, 1.5, 0.02, 0.02, 0.2),
+    "int8": Limits(0.4, 0.4, 1.5, 0.2, 0.1, 0.6),
+    "calibrated": Limits(0.4, 0.4, 1.5, 0.2, 0.1, 0.6),
+}
+
+
+def check(part: str, run: Run, examples: list[Example], precision: str, limits: Limits | None) -> Check:
     """Compare a graph with PyTorch.
 
     Args:
-        model: computes what the graph is to compute.
-        graph: what was exported.
+        part: of the model.
         run: the exported file.
-        weights: of `TOLERANCES`, how they are stored.
+        examples: see [`examples_of`].
+        precision: a word for the result.
+        limits: what is too far; `None` if only NaN and Inf are.
 
     Raises:
-        ExportError: they differ by more than noise.
+        ExportError: the graph is too far from PyTorch, or there was nothing to compare.
     """
-    part = graph.part
-    shared: list[set] = [set(), set()]
-    union: list[set] = [set(), set()]
-    differences = [0.0]
-    for number, inputs in enumerate(_examples(model, graph)):
-        theirs, ours = run(inputs), _reference(model, part, inputs)
-        for kind, (first, second) in enumerate(
-            zip(_found(part, inputs, theirs, number), _found(part, inputs, ours, number))
-        ):
-            common = first.keys() & second.keys()
-            shared[kind] |= common
-            union[kind] |= first.keys() | second.keys()
-            differences += [float(np.abs(first[key] - second[key]).max()) for key in common]
-    keypoints, matches = (len(both) / len(either) if either else 1.0 for both, either in zip(shared, union))
+    shared, union = np.zeros(2), np.zeros(2)  # keypoints and matches
+    differences: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in ("distance", "descriptors", "scores")}
+    for inputs, wanted in examples:
+        found = run(inputs)
+        broken = [name for name, value in found.items() if not np.isfinite(value).all()]
+        if broken:
+            raise ExportError(f"the graph of the {part}, {precision}, gives NaN or Inf: {', '.join(broken)}")
+        one = _compare(part, inputs, found, wanted)
+        shared += one.shared
+        union += one.union
+        for name in differences:
+            differences[name].append(getattr(one, name))
+    kind = 0 if part == "detector" else 1
+    if not shared[kind]:
+        what = ("keypoint", "match")[kind]
+        raise ExportError(
+            f"the graph of the {part}, {precision}, and PyTorch have no {what} in common on the pictures of the check, "
+            "so there was nothing to compare" + ("" if union[kind] else f": neither found any {what}")
+        )
+    keypoints, matches = (float(both / either) if either else 1.0 for both, either in zip(shared, union))
+    quantiles = {name: _quantile(values, 0.99) for name, values in differences.items()}
     result = Check(
         part,
+        precision,
         None if part == "matcher" else keypoints,
         None if part == "detector" else matches,
-        len(shared[0 if part == "detector" else 1]),
-        max(differences),
+        int(shared[kind]),
+        quantiles["distance"],
+        quantiles["descriptors"],
+        _quantile(differences["scores"], 0.5),
+        quantiles["scores"],
     )
-    least, most = TOLERANCES[weights]
-    if min(keypoints, matches) < least or not result.difference <= most:
-        raise ExportError(f"the graph differs from PyTorch ({result})")
+    if limits is not None:
+        broken = [f"{name} {got:.2g}, limit {limit:.2g}" for name, got, limit in _beyond(result, limits)]
+        if broken:
+            raise ExportError(f"the graph differs from PyTorch ({result}): {'; '.join(broken)}")
     return result
 
 
-def _examples(model: LightGlueForKeypointMatching, graph: Graph) -> Iterator[Arrays]:
-    """Inputs of a graph: in dynamic ones two shapes, and an image with nothing to see."""
-    for seed, (height, width) in enumerate(((120, 160), (160, 136))):
-        shapes = graph.shapes(
-            batch=seed + 1, images=2 * seed + 2, height=height, width=width, keypoints=100 + 20 * seed
-        )
+def _quantile(values: list[np.ndarray], q: float) -> float:
+    joined = np.concatenate(values)
+    return float(np.quantile(joined, q)) if len(joined) else 0.0
+
+
+def _beyond(result: Check, limits: Limits) -> Iterator[tuple[str, float, float]]:
+    for name, limit in limits._asdict().items():
+        got = getattr(result, name)
+        least = name in ("keypoints", "matches")
+        if got is not None and not (got >= limit if least else got <= limit):
+            yield name, got, limit
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is compared
+
+
+class Compared(NamedTuple):
+    """Of an example: counts of keypoints and matches, common and in all, and differences of the common ones."""
+
+    shared: np.ndarray
+    union: np.ndarray
+    distance: np.ndarray
+    descriptors: np.ndarray
+    scores: np.ndarray
+
+
+def _compare(part: str, inputs: Arrays, found: Arrays, wanted: Arrays) -> Compared:
+    points, theirs = _points(part, inputs, found), _points(part, inputs, wanted)
+    masks = [(source if part != "matcher" else inputs)["mask"] > 0 for source in (found, wanted)]
+    masks = [mask.reshape(-1, mask.shape[-1]) for mask in masks]
+    partners = np.stack([_partners(*both) for both in zip(points, theirs, *masks)])  # (images, n) into `wanted`
+    image, i = np.nonzero(partners >= 0)
+    j = partners[image, i]
+    counts = [int(mask.sum()) for mask in masks]
+    shared, union = [len(i)], [sum(counts) - len(i)]
+    distance = np.linalg.norm(points[image, i] - theirs[image, j], axis=-1)
+    descriptors = np.zeros(0)
+    if "descriptors" in found:
+        d = found["descriptors"].shape[-1]
+        first, second = (x["descriptors"].reshape(len(partners), -1, d) for x in (found, wanted))
+        descriptors = 1 - _cosine(first[image, i], second[image, j])
+    if part == "detector":
+        largest = np.abs(wanted["scores"]).max(initial=0) or 1.0
+        scores = np.abs(found["scores"][image, i] - wanted["scores"][image, j]) / largest
+        return Compared(np.array([*shared, 0]), np.array([*union, 0]), distance, descriptors, scores)
+
+    first, second = found["matches"][:, 0], wanted["matches"][:, 0]
+    pair, i = np.nonzero(first >= 0)
+    here, there = partners[2 * pair, i], partners[2 * pair + 1, first[pair, i]]
+    same = (here >= 0) & (there >= 0) & (second[pair, here] == there)
+    shared.append(int(same.sum()))
+    union.append(len(i) + int((second >= 0).sum()) - shared[1])
+    scores = np.abs(
+        found["matching_scores"][pair[same], 0, i[same]] - wanted["matching_scores"][pair[same], 0, here[same]]
+    )
+    return Compared(np.array(shared), np.array(union), distance, descriptors, scores)
+
+
+def _points(part: str, inputs: Arrays, outputs: Arrays) -> np.ndarray:
+    """`(images, n, 2)`, pixels."""
+    points = (outputs if part != "matcher" else inputs)["keypoints"]
+    if part == "pipeline":
+        sizes = inputs.get("image_sizes", np.array(inputs["pixel_values"].shape[-2:]))
+        points = points * np.broadcast_to(sizes, (*points.shape[:2], 2))[:, :, None, ::-1]
+    return points.reshape(-1, *points.shape[-2:])
+
+
+def _partners(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, their_mask: np.ndarray) -> np.ndarray:
+    """For each point the same one in `wanted`, or -1."""
+    if not mask.any() or not their_mask.any():
+        return np.full(len(found), -1)
+    distances = torch.cdist(torch.from_numpy(found).double(), torch.from_numpy(wanted).double())
+    distances[~torch.from_numpy(mask)] = math.inf
+    distances[:, ~torch.from_numpy(their_mask)] = math.inf
+    nearest, mutual, _, _ = mutual_nearest(distances)
+    near = distances.gather(1, nearest[:, None])[:, 0] <= SAME_POINT
+    return torch.where(mutual & near, nearest, -1).numpy()
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return (first * second).sum(-1) / np.maximum(norms, 1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures and points
+
+
+class Example(NamedTuple):
+    """Inputs of a graph, and what PyTorch makes of them."""
+
+    inputs: Arrays
+    outputs: Arrays
+
+
+def examples_of(model: LightGlueForKeypointMatching, graph: Graph) -> list[Example]:
+    """What a graph is compared on: pictures and the same seen from elsewhere, one pair 640x480, others small.
+
+    In the small ones fewer keypoints are found than there are columns, so that all that pass the threshold count, and
+    one picture is black. A matcher gets the keypoints of the model's own detector, and random ones, some of them
+    padding; a matcher whose detector cannot be traced, or that has none, random ones only.
+    """
+    found = []
+    for seed, (height, width) in enumerate(((480, 640), (120, 160))):
+        shapes = graph.shapes(batch=seed + 1, images=2 * seed + 2, height=height, width=width, keypoints=300)
         if graph.part == "matcher":
-            pairs, _, n = shapes["mask"]
-            yield random_features(model, pairs, n, height, width, seed)
+            found.append(_matcher_inputs(model, graph, *shapes["mask"][::2], height, width, seed))
             continue
         shape = shapes["pixel_values"]
-        height, width = shape[-2:]
         pairs = shape[0] if graph.part == "pipeline" else -(-shape[0] // 2)
-        canvases = render_textures(pairs, height + 16, width + 16, seed)
-        images = np.stack([canvases[:, 8:-8, 8:-8], canvases[:, 12:-4, 5:-11]], 1).astype(np.float32) / 255
-        images[-1, seed:] = 0 if seed else images[-1, seed:]
-        sizes = np.tile([height, width], (pairs, 2, 1))
+        images = photos(pairs, *shape[-2:], seed)
+        if seed:
+            images[-1, 1] = 0
+        sizes = np.tile(shape[-2:], (pairs, 2, 1))
         sizes[0, 0] -= SIZE_DIVISOR + 3
-        inputs = {
-            "pixel_values": np.repeat(images[:, :, None], 3, 2),
-            "image_sizes": np.maximum(sizes, SIZE_DIVISOR),
-        }
+        inputs = {"pixel_values": images, "image_sizes": np.maximum(sizes, SIZE_DIVISOR)}
         if graph.part == "detector":
             inputs = {name: value.reshape(-1, *value.shape[2:])[: shape[0]] for name, value in inputs.items()}
-        yield {name: inputs[name] for name in graph.inputs}
+        found.append({name: inputs[name] for name in graph.inputs})
+    return [Example(inputs, _reference(model, graph.part, inputs)) for inputs in found]
+
+
+def photos(pairs: int, height: int, width: int, seed: int) -> np.ndarray:
+    """`(pairs, 2, 3, height, width)` float32 in [0, 1]: procedural pictures, the second of each by a homography."""
+    canvases = render_textures(pairs, height, width, seed)
+    # output pixel -> input pixel: turned by 3 degrees, a little larger, seen from the side
+    warp = (0.97, 0.05, 0.01 * width, -0.05, 0.97, 0.03 * height, 0.02 / width, 0.03 / height)
+    images = np.stack(
+        [
+            np.stack([x, Image.fromarray(x).transform((width, height), Image.Transform.PERSPECTIVE, warp, 2)])
+            for x in canvases
+        ]
+    )
+    return np.repeat(images[:, :, None].astype(np.float32) / 255, 3, 2)
+
+
+def _matcher_inputs(
+    model: LightGlueForKeypointMatching, graph: Graph, pairs: int, n: int, height: int, width: int, seed: int
+) -> Arrays:
+    config = model.config
+    if seed or not config.use_keypoint_detector or not getattr(config.keypoint_detector_config, "exportable", True):
+        return random_features(model, pairs, n, height, width, seed)
+    with torch.no_grad():
+        features = model.extract_features(torch.from_numpy(photos(pairs, height, width, seed)))
+    columns = graph.inputs["mask"].axes[2]
+    if isinstance(columns, int):
+        features = features.padded(max(columns, features["keypoints"].shape[2]))
+    arrays = {name: features[name] for name in FEATURES if name in graph.inputs}
+    if isinstance(columns, int):
+        arrays = {name: x if name == "image_sizes" else x[:, :, :columns] for name, x in arrays.items()}
+    return {name: x.numpy() for name, x in arrays.items()}
 
 
 def random_features(
@@ -136,26 +311,11 @@ def random_features(
 def _reference(model: LightGlueForKeypointMatching, part: str, inputs: Arrays) -> Arrays:
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     with torch.no_grad():
-        run = model.extract_features if part == "detector" else model
-        outputs: Any = run(**tensors)
+        if part == "matcher":
+            outputs: Any = model.match_features(**tensors)
+        else:
+            features = model.extract_features(tensors["pixel_values"], tensors.get("image_sizes"))
+            outputs = dict(features)
+            if part == "pipeline":
+                outputs |= model.match_features(features)
     return {name: value.numpy() for name, value in outputs.items() if isinstance(value, Tensor)}
-
-
-def _found(part: str, inputs: Arrays, outputs: Arrays, number: int) -> tuple[dict, dict]:
-    """Keypoints, as (example, image, x, y), and matches, as the keypoints of both, each with its scores."""
-    keypoints = outputs["keypoints"] if part != "matcher" else inputs["keypoints"]
-    mask = outputs["mask"] if part != "matcher" else inputs["mask"]
-    if part == "pipeline":
-        sizes = inputs.get("image_sizes", np.array(inputs["pixel_values"].shape[-2:]))
-        keypoints = keypoints * np.broadcast_to(sizes, (*keypoints.shape[:2], 2))[:, :, None, ::-1]
-    names = np.round(keypoints, 1)
-    points: dict = {}
-    for at in zip(*np.nonzero(mask)):
-        scores = np.zeros(1) if part != "detector" else np.append(outputs["descriptors"][at], outputs["scores"][at])
-        points[(number, *at[:-1], *names[at])] = scores
-    matched: dict = {}
-    if part != "detector":
-        for pair, i in zip(*np.nonzero(outputs["matches"][:, 0] >= 0)):
-            j = outputs["matches"][pair, 0, i]
-            matched[(number, pair, *names[pair, 0, i], *names[pair, 1, j])] = outputs["matching_scores"][pair, 0, i]
-    return points, matched

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,13 +18,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor
 
+from ..features import KeypointDetector
 from ..image_processing_lightglue import SIZE_DIVISOR, LightGlueImageProcessor
 from ..images import PHOTO_SUFFIXES, find_photos
 from ..modeling_lightglue import LightGlueForKeypointMatching
-from .check import Check, ExportError, check
-from .formats import run_onnx, run_openvino, save_onnx, save_openvino
+from ..utils.files import refilling
+from .check import LIMITS, Check, ExportError, check, examples_of
+from .formats import ONNXFormat, OpenVINOFormat
 from .graphs import FEATURES, AdaptiveMatcher, Arrays, Axes, Detector, Graph, Matcher, Pipeline, fused
 
 FILES = {
@@ -39,7 +39,13 @@ FILES = {
 PARTS = tuple(FILES["onnx"])
 OPSET = 18
 WEIGHT_FORMATS = ("fp32", "fp16", "int8")
-RUN = {"onnx": run_onnx, "openvino": run_openvino}
+FORMATS: dict[str, Any] = {"onnx": ONNXFormat, "openvino": OpenVINOFormat}
+
+# What an export may have left in a directory, which the next one replaces.
+WRITTEN = frozenset(
+    [name.replace(".xml", end) for names in FILES.values() for name in names.values() for end in (".xml", ".bin")]
+    + ["config.json", "preprocessor_config.json", "README.md", "openvino_config.json"]
+)
 
 
 @dataclass(frozen=True)
@@ -125,12 +131,20 @@ class Exportable:
             raise ValueError("nothing is adaptive: depth_confidence and width_confidence of the model are <= 0")
         if config.use_keypoint_detector:
             detector = config.keypoint_detector_config
+            if set(options.parts) != {"matcher"} and not getattr(detector, "exportable", True):
+                raise ValueError(
+                    f"{detector.model_type} is no network and cannot be exported: export the \"matcher\" alone, which "
+                    "takes its keypoints"
+                )
             if options.num_keypoints:
                 detector.max_keypoints = options.num_keypoints
             elif detector.max_keypoints < 1:
                 detector.max_keypoints = 1024
         elif set(options.parts) != {"matcher"}:
             raise ValueError('this model has no keypoint detector: its "matcher" can be exported, and nothing else')
+        broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise ValueError(f"weights that are NaN or Inf: {', '.join(broken[:5])}")
         self.fused = fused(model)
         self.processor = processor = copy.deepcopy(processor)
         if processor is None and set(options.parts) != {"matcher"}:
@@ -140,6 +154,16 @@ class Exportable:
             processor.do_resize = True
         # photos of different sizes then share a batch, and the graphs are told those sizes
         self.sized = processor is not None and (not processor.do_resize or "longest_edge" in processor.size)
+
+        # Detectors that do not know padding find keypoints on each image by itself, and so does their graph.
+        detector = getattr(model, "keypoint_detector", None)
+        own = isinstance(detector, KeypointDetector) and type(detector).extract_features
+        self.one_by_one = self.sized and own is KeypointDetector.extract_features
+        if self.one_by_one and options.batch_size > 1 and set(options.parts) != {"matcher"}:
+            raise ValueError(
+                f"a graph with {config.keypoint_detector_config.model_type} takes one pair, for the detector one "
+                "image, where sizes differ: give batch_size 0 (a runtime loops over them), or height and width"
+            )
 
         self.photos: list[Path] = []
         if options.calibration is not None:
@@ -171,12 +195,16 @@ class Exportable:
         """The graph of a part of the model: "pipeline", "detector" or "matcher"."""
         model, options = self.fused, self.options
         config = model.config
-        batch: int | str = 1 if options.adaptive else options.batch_size or "batch"
+        batch: int | str = options.batch_size or "batch"
+        if options.adaptive or (self.one_by_one and part == "pipeline"):
+            batch = 1
         height, width = options.height or "height", options.width or "width"
         n: int | str = options.num_keypoints or "keypoints"
         if part != "matcher":
             n = config.keypoint_detector_config.max_keypoints
-        pair: tuple[int | str, ...] = (options.batch_size or "images",) if part == "detector" else (batch, 2)
+        pair: tuple[int | str, ...] = (batch, 2)
+        if part == "detector":
+            pair = (1 if self.one_by_one else options.batch_size or "images",)
         images = {"pixel_values": Axes(torch.float32, (*pair, 3, height, width))}
         sizes = {"image_sizes": Axes(torch.int64, (*pair, 2))}
         if self.sized:
@@ -243,8 +271,8 @@ def export(
 
     Args:
         model_id: a directory or a name on the Hub.
-        output: the directory to write to. What is in it stays unless it has the same name; all appears at the end,
-            and nothing if anything fails.
+        output: the directory to write to. What an earlier export wrote there goes, whatever its model, parts and
+            backend, and other files stay; the new files appear together at the end, or nothing changes.
         backend: "onnx" or "openvino".
         options: what graphs to make.
         hub_options: such as `revision` and `token`, for `from_pretrained`.
@@ -253,7 +281,8 @@ def export(
         How the graphs compare with PyTorch; empty without `options.validate`.
 
     Raises:
-        ExportError: a graph differs from PyTorch by more than noise.
+        ExportError: a graph differs from PyTorch by more than its precision explains.
+        FileExistsError: another export into `output` is running.
         ImportError: the packages for the backend are missing; which to install is said.
         OSError: the model cannot be read or `output` not be written.
         ValueError: the options do not go with the model or the backend.
@@ -268,38 +297,40 @@ def export(
         raise ValueError(f"{output} is no directory")
     if output.is_dir() and os.path.isdir(model_id) and output.samefile(model_id):
         raise ValueError(f"{output} is the model itself: its configuration would be overwritten")
+    if any(output.glob("*.safetensors")):
+        raise ValueError(f"{output} holds a model: its configuration would be overwritten")
     _need(backend, options)
     model = LightGlueForKeypointMatching.from_pretrained(model_id, **hub_options)
     processor = None
     if set(options.parts) != {"matcher"} or options.calibration is not None:
-        processor = AutoImageProcessor.from_pretrained(model_id, **hub_options)
+        processor = LightGlueImageProcessor.from_pretrained(model_id, **hub_options)
     source = Exportable(model, processor, options)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
-        checks = _write(source, Path(directory), backend, str(model_id))
-        output.mkdir(exist_ok=True)
-        for file in sorted(Path(directory).iterdir()):
-            os.replace(file, output / file.name)
-    return checks
+    with refilling(output, WRITTEN) as directory:
+        return _write(source, directory, backend, str(model_id))
 
 
 def _write(source: Exportable, directory: Path, backend: str, name: str) -> list[Check]:
     options = source.options
-    calibrated = options.calibration is not None
+    weights = "calibrated" if options.calibration is not None else options.weight_format
     graphs, checks = [], []
     for part in options.parts:
         graph = source.graph(part)
         file = directory / FILES[backend][part]
-        if backend == "onnx":
-            save_onnx(graph, file, options.weight_format, options.opset)
-        else:
-            samples = list(source.calibration(part)) if calibrated else []
-            save_openvino(graph, file, options.weight_format, samples)
+        written = FORMATS[backend](graph, options.opset)
+        if options.validate:
+            examples = examples_of(source.model, graph)
+            if weights != "fp32":  # first whether the graph is right, then what fewer bits do to it
+                written.save(file, "fp32")
+                check(part, written.run(file), examples, "fp32", LIMITS["fp32"])
+        samples = list(source.calibration(part)) if weights == "calibrated" else []
+        written.save(file, options.weight_format, samples)
         graphs.append(graph)
         if options.validate:
-            weights = "calibrated" if calibrated else options.weight_format
-            checks.append(check(source.model, graph, RUN[backend](file), weights))
+            checks.append(check(part, written.run(file), examples, weights, LIMITS[weights]))
+            if written.default_precision() != "float32":  # what users get who ask for nothing
+                precision = f"{weights} in {written.default_precision()}"
+                checks.append(check(part, written.run(file, default=True), examples, precision, None))
     source.model.config.save_pretrained(directory)
     if source.processor is not None:
         source.processor.save_pretrained(directory)

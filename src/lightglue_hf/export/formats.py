@@ -145,19 +145,32 @@ def _store_half(graph: Any) -> None:
                 _store_half(attribute.g)
 
 
-def save_onnx(graph: Graph, file: Path, weight_format: str, opset: int) -> None:
-    """Write a graph, its weights in "fp32", "fp16" or "int8"."""
-    import onnx
+class ONNXFormat:
+    """A graph as ONNX files."""
 
-    proto = onnx_graph(graph, opset)
-    if weight_format == "fp16":
-        _store_half(proto.graph)
-    onnx.checker.check_model(proto)
-    onnx.save(proto, file)
-    if weight_format == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+    def __init__(self, graph: Graph, opset: int) -> None:
+        self.proto = onnx_graph(graph, opset)
 
-        quantize_dynamic(file, file, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+    def save(self, file: Path, weight_format: str, samples: Sequence[Arrays] = ()) -> None:
+        """Write it, its weights in "fp32", "fp16" or "int8"; the last but for "fp32", which changes what is held."""
+        import onnx
+
+        if weight_format == "fp16":
+            _store_half(self.proto.graph)
+        onnx.checker.check_model(self.proto)
+        onnx.save(self.proto, file)
+        if weight_format == "int8":
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            with quiet():  # it advises on preprocessing, which changes nothing here
+                quantize_dynamic(file, file, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+
+    def run(self, file: Path, default: bool = False) -> Run:
+        """What runs a file."""
+        return run_onnx(file)
+
+    def default_precision(self) -> str:
+        return "float32"
 
 
 def run_onnx(file: Path) -> Run:
@@ -210,14 +223,33 @@ def _mark_full_precision(converted: Any, modules: Sequence[str]) -> None:
                 op.get_rt_info()["precise_0"] = ""
 
 
-def save_openvino(graph: Graph, file: Path, weight_format: str, samples: Sequence[Arrays] = ()) -> None:
-    """Write a graph, its weights in "fp32", "fp16" or "int8"; with inputs to calibrate by, activations in int8 too."""
-    import openvino
+class OpenVINOFormat:
+    """A graph as files of OpenVINO IR."""
 
-    converted = openvino_graph(graph)
-    if samples or weight_format == "int8":
-        converted = _quantised(converted, samples, graph.float32_modules)
-    openvino.save_model(converted, file, compress_to_fp16=weight_format == "fp16")
+    def __init__(self, graph: Graph, opset: int) -> None:
+        self.model = openvino_graph(graph)
+        self.float32_modules = graph.float32_modules
+
+    def save(self, file: Path, weight_format: str, samples: Sequence[Arrays] = ()) -> None:
+        """Write it, its weights in "fp32", "fp16" or "int8"; with inputs to calibrate by, activations in int8, too.
+
+        The last but for "fp32", which changes what is held.
+        """
+        import openvino
+
+        if samples or weight_format == "int8":
+            self.model = _quantised(self.model, samples, self.float32_modules)
+        openvino.save_model(self.model, file, compress_to_fp16=weight_format == "fp16")
+
+    def run(self, file: Path, default: bool = False) -> Run:
+        """What runs a file, in float32 or in what OpenVINO takes by default."""
+        return run_openvino(file, None if default else "f32")
+
+    def default_precision(self) -> str:
+        import openvino
+
+        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "bfloat16" if "BF16" in capabilities else "float32"
 
 
 def _quantised(converted: Any, samples: Sequence[Arrays], float32_modules: Sequence[str]) -> Any:
@@ -239,10 +271,12 @@ def _quantised(converted: Any, samples: Sequence[Arrays], float32_modules: Seque
         )
 
 
-def run_openvino(file: Path) -> Run:
-    """What runs a file, in float32."""
+def run_openvino(file: Path, precision: str | None = "f32") -> Run:
+    """What runs a file, in OpenVINO's default precision if it is `None`."""
     import openvino
 
-    compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # read, not mapped: the file is to be replaced
+    settings = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+    compiled = openvino.compile_model(file, "CPU", settings | {"ENABLE_MMAP": False})
     names = [output.any_name for output in compiled.outputs]
-    return lambda inputs: dict(zip(names, compiled(inputs).values()))
+    return lambda inputs: dict(zip(names, map(np.array, compiled(inputs).values())))

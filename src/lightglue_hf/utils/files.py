@@ -1,7 +1,18 @@
-"""Files that are there whole or not at all."""
+"""Files and directories that are there whole or not at all."""
 
+import glob
 import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -19,3 +30,129 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(out: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
+    """A temporary directory and a path in it, where a file or directory is made that then becomes `out`.
+
+    An error leaves nothing behind, and what a killed process left for the same `out` is removed.
+
+    Raises:
+        FileExistsError: `out` exists, before or after it was made.
+        FileNotFoundError: the directory of `out` does not exist.
+    """
+    out = Path(out)
+    if out.exists():
+        raise FileExistsError(f"{out} exists already")
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"the directory of {out} does not exist")
+    prefix = f".{out.name}.making-"
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        _remove_abandoned(left)
+    temporary, lock = _locked_directory(parent, prefix)
+    try:
+        made = temporary / out.name
+        yield temporary, made
+        if out.exists():  # another process was faster
+            raise FileExistsError(f"{out} exists already")
+        os.replace(made, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+@contextmanager
+def refilling(directory: str | os.PathLike[str], own: Container[str]) -> Iterator[Path]:
+    """A place within a directory for new files, which then become the directory's in place of its old ones.
+
+    Old files of the names in `own` go, before the first new one comes, and others stay: whenever a process is killed,
+    there are files of the old set or of the new one, never of both. What a killed process left is removed.
+
+    Args:
+        directory: made if it does not exist, and removed again after an error.
+        own: names of files that belong to such a set, whether or not there is a new one of it.
+
+    Raises:
+        FileExistsError: another process is at it.
+    """
+    directory = Path(directory)
+    existed = directory.is_dir()
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _lock(directory)
+    except BlockingIOError:
+        raise FileExistsError(f"{directory} is being written to by another process") from None
+    except OSError:  # a file system without locks
+        lock = None
+    aside = directory / ".new"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        yield aside
+        for file in directory.iterdir():
+            if file.name in own:
+                file.unlink()
+        for file in sorted(aside.iterdir()):
+            file.replace(directory / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not existed and not any(directory.iterdir()):
+            directory.rmdir()
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_directory(parent: Path, prefix: str) -> tuple[Path, int | None]:
+    """A new directory, which is locked as long as this process lives, where the file system can do that."""
+    while True:
+        path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        try:
+            lock = _lock(path)
+        except (BlockingIOError, FileNotFoundError):  # taken for abandoned before it was locked
+            continue
+        except OSError:
+            return path, None
+        if lock is None or path.exists():
+            return path, lock
+        os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock of a directory; an OSError if there is none to be had."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_abandoned(path: Path) -> None:
+    try:
+        lock = _lock(path)
+    except OSError:
+        return
+    if lock is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def regular_file(path: str | os.PathLike[str], largest: int | None = None) -> Path:
+    """The path, if it is a regular file: reading a pipe or a device may never end.
+
+    Raises:
+        OSError: it is not, does not exist, or has more than `largest` bytes.
+    """
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is a {'directory' if path.is_dir() else 'device or pipe'}, and no file")
+    if largest is not None and status.st_size > largest:
+        raise OSError(f"{path} has {status.st_size:,} bytes, more than the {largest:,} that are read")
+    return path
