@@ -736,7 +736,9 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         features = features_of_pairs(config, *given, values=points is None or self._looks_at_values(points))
         assert features.keypoints is not None
         if labels is not None and labels.shape != features.keypoints.shape[:3]:
-            raise ValueError(f"labels must have shape {tuple(features.keypoints.shape[:3])}, got {tuple(labels.shape)}")
+            raise ValueError(
+                f"labels must have shape {tuple(features.keypoints.shape[:3])}, got {tuple(labels.shape)}"
+            )
         mask = None if features.mask is None else features.mask.bool()
         features = replace(features, keypoints=features.keypoints.float(), mask=mask)
         assert features.keypoints is not None

@@ -74,11 +74,20 @@ class Limits(NamedTuple):
     tail: float
 
 
+# Measured on these pictures, on OpenVINO and computed in float32, of the bundled checkpoint and of the published
+# SuperPoint + LightGlue; the shares of keypoints and matches, and the largest figures of the two for the rest:
+#                  tiny           SuperPoint     distance  descriptors  median   tail
+#   fp32           1, 1           1, 1           5e-5      1.2e-7       6.0e-8   3.9e-5
+#   fp16           .997, .991     .995, .997     5e-5      4.5e-5       2.4e-4   0.035
+#   int8           .984, .973     .884, .871     1.4       0.018        3.3e-3   0.36
+#   calibrated     .964, .948     .886, .860     1.4       0.017        4.0e-3   0.48
+# (calibrated by the pictures of the check). In bfloat16, which is told and not judged, the same graphs in fp32 keep
+# .995, .991 and .980, .923; the median difference of scores is 9.0e-4 and 0.11.
 LIMITS = {
-    "fp32": Limits(0.98, 0.98, 0.05, 1e-4, 1e-4, 2e-3),
-    "fp16": Limits(0.9, 0.85, 1.5, 0.02, 0.02, 0.2),
-    "int8": Limits(0.4, 0.4, 1.5, 0.2, 0.1, 0.6),
-    "calibrated": Limits(0.4, 0.4, 1.5, 0.2, 0.1, 0.6),
+    "fp32": Limits(0.99, 0.99, 0.01, 1e-5, 1e-5, 1e-3),
+    "fp16": Limits(0.95, 0.9, 1.5, 1e-3, 5e-3, 0.15),
+    "int8": Limits(0.7, 0.65, 1.5, 0.06, 0.03, 0.7),
+    "calibrated": Limits(0.5, 0.4, 1.5, 0.2, 0.1, 0.9),
 }
 
 
@@ -111,8 +120,8 @@ def check(part: str, run: Run, examples: list[Example], precision: str, limits: 
     if not shared[kind]:
         what = ("keypoint", "match")[kind]
         raise ExportError(
-            f"the graph of the {part}, {precision}, and PyTorch have no {what} in common on the pictures of the check, "
-            "so there was nothing to compare" + ("" if union[kind] else f": neither found any {what}")
+            f"the graph of the {part}, {precision}, and PyTorch have no {what} in common on the pictures of the "
+            "check, so there was nothing to compare" + ("" if union[kind] else f": neither found any {what}")
         )
     keypoints, matches = (float(both / either) if either else 1.0 for both, either in zip(shared, union))
     quantiles = {name: _quantile(values, 0.99) for name, values in differences.items()}
@@ -206,7 +215,7 @@ def _partners(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, their_mas
     """For each point the same one in `wanted`, or -1."""
     if not mask.any() or not their_mask.any():
         return np.full(len(found), -1)
-    distances = torch.cdist(torch.from_numpy(found).double(), torch.from_numpy(wanted).double())
+    distances = torch.cdist(*(torch.tensor(np.ascontiguousarray(x), dtype=torch.float64) for x in (found, wanted)))
     distances[~torch.from_numpy(mask)] = math.inf
     distances[:, ~torch.from_numpy(their_mask)] = math.inf
     nearest, mutual, _, _ = mutual_nearest(distances)

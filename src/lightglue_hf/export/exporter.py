@@ -133,7 +133,7 @@ class Exportable:
             detector = config.keypoint_detector_config
             if set(options.parts) != {"matcher"} and not getattr(detector, "exportable", True):
                 raise ValueError(
-                    f"{detector.model_type} is no network and cannot be exported: export the \"matcher\" alone, which "
+                    f'{detector.model_type} is no network and cannot be exported: export the "matcher" alone, which '
                     "takes its keypoints"
                 )
             if options.num_keypoints:

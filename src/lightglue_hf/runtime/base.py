@@ -11,25 +11,33 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoImageProcessor
 
 from ..configuration_lightglue import LightGlueConfig
 from ..export import FILES, ExportOptions, export
-from ..features import KeypointFeatures
+from ..features import KeypointFeatures, check_images, features_of_pairs
+from ..image_processing_lightglue import LightGlueImageProcessor
 from ..modeling_lightglue import LightGlueKeypointMatchingOutput
 
 HUB_OPTIONS = ("subfolder", "revision", "force_download", "local_files_only", "cache_dir", "token")
+CLASSES = {"onnx": "ORTModelForKeypointMatching", "openvino": "OVModelForKeypointMatching"}
 
 
 class KeypointMatchingRuntime:
-    """The PyTorch model's methods on graphs: the whole pipeline, or detector and matcher, or one of the two."""
+    """The PyTorch model's methods on graphs: the whole pipeline, or detector and matcher, or one of the two.
+
+    Tensors and arrays are taken; what comes back are tensors, shaped as the PyTorch model shapes them: as many columns
+    as the image of the batch with the most keypoints has, however many the graph has.
+    """
 
     backend: str
+    options: ClassVar[tuple[str, ...]]
+    """Keywords of `from_pretrained` beside those of the Hub."""
+    config: Any
     # What a backend provides: the inputs of a part's graph with their axes (`None` for any length; `None` altogether
     # without such a graph), the graph run, and the graphs of a directory or a Hub repository loaded.
     axes: Callable[[str], dict[str, list[int | None]] | None]
@@ -37,15 +45,65 @@ class KeypointMatchingRuntime:
     _from_pretrained: Callable[..., Any]
 
     @classmethod
-    def from_pretrained(cls, model_id: str | Path, export: bool = False, **kwargs: Any) -> Any:
-        """Load the graphs of a directory or a Hub repository; a directory that has none is exported first."""
-        from optimum.modeling_base import OptimizedModel
+    def from_pretrained(
+        cls,
+        model_id: str | Path,
+        export: bool = False,
+        config: LightGlueConfig | None = None,
+        export_options: ExportOptions | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load the graphs of a directory or a Hub repository; a directory that has none is exported first.
 
-        directory = Path(model_id)
-        if directory.is_dir():
-            export = export or not any((directory / name).is_file() for name in FILES[cls.backend].values())
-        load: Any = OptimizedModel.from_pretrained  # not OVModel's, which looks for graphs by their number
-        return load.__func__(cls, str(model_id), export=export, **kwargs)
+        Args:
+            model_id: a directory or a name on the Hub.
+            export: export the model, although there may be graphs already.
+            config: in place of config.json.
+            export_options: what graphs to make.
+            kwargs: of the Hub (`subfolder`, also of a directory; `revision`, `force_download`, `local_files_only`,
+                `cache_dir`, `token`) and of the class.
+
+        Raises:
+            OSError: there are neither graphs nor a model.
+            TypeError: a keyword that this class does not know.
+            ValueError: graphs of the other class, or `export_options` where nothing is exported.
+        """
+        unknown = sorted(kwargs.keys() - {*HUB_OPTIONS, *cls.options})
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__}.from_pretrained does not know {', '.join(unknown)}; it takes "
+                f"{', '.join((*cls.options, *HUB_OPTIONS))}"
+            )
+        hub_options = {name: value for name in HUB_OPTIONS if (value := kwargs.pop(name, None)) is not None}
+        if Path(model_id).is_dir():
+            directory = Path(model_id, hub_options.pop("subfolder", ""))
+            export = export or cls._to_be_exported(directory)
+            model_id = directory
+        if export:
+            return cls._export(model_id, None, export_options, **hub_options, **kwargs)
+        if export_options is not None:
+            raise ValueError(f"{model_id} holds graphs: give export=True for export_options to mean anything")
+        if config is None:
+            config = LightGlueConfig.from_pretrained(model_id, **hub_options)
+        return cls._from_pretrained(str(model_id), config, **hub_options, **kwargs)
+
+    @classmethod
+    def _to_be_exported(cls, directory: Path) -> bool:
+        """Whether a directory has a model and no graphs of this backend."""
+        graphs = {
+            backend: [name for name in names.values() if (directory / name).is_file()]
+            for backend, names in FILES.items()
+        }
+        if graphs[cls.backend]:
+            return False
+        if any(directory.glob("model*.safetensors")):
+            return True
+        for backend, names in graphs.items():
+            if names:
+                raise ValueError(f"{directory} holds {', '.join(names)}: load it with {CLASSES[backend]}")
+        raise FileNotFoundError(
+            f"{directory} has none of {', '.join(FILES[cls.backend].values())}, and no model to export either"
+        )
 
     @classmethod
     def _export(cls, model_id: Any, config: Any, export_options: ExportOptions | None = None, **kwargs: Any) -> Any:
@@ -59,69 +117,68 @@ class KeypointMatchingRuntime:
 
     def forward(
         self,
-        pixel_values: Tensor | None = None,
-        image_sizes: Tensor | None = None,
-        keypoints: Tensor | None = None,
-        descriptors: Tensor | None = None,
-        mask: Tensor | None = None,
-        scales: Tensor | None = None,
-        orientations: Tensor | None = None,
+        pixel_values: Tensor | np.ndarray | None = None,
+        image_sizes: Tensor | np.ndarray | None = None,
+        keypoints: Tensor | np.ndarray | None = None,
+        descriptors: Tensor | np.ndarray | None = None,
+        mask: Tensor | np.ndarray | None = None,
+        scales: Tensor | np.ndarray | None = None,
+        orientations: Tensor | np.ndarray | None = None,
         return_dict: bool | None = None,
     ) -> LightGlueKeypointMatchingOutput | tuple:
         """Match pairs of images, or of features that were extracted before: arguments and output of the PyTorch model.
 
         Raises:
-            ValueError: there is no graph for what is given, or the graph was made for other shapes.
+            ValueError: as in PyTorch; there is no graph for what is given, or the graph was made for other shapes.
         """
         if (pixel_values is None) == (keypoints is None or descriptors is None):
             raise ValueError("give either pixel_values, or keypoints and descriptors")
         if pixel_values is None:
-            assert keypoints is not None and descriptors is not None  # noqa: PT018
-            outputs = self.match_features(
-                KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
-            )
+            outputs = self.match_features(keypoints, descriptors, mask, image_sizes, scales, orientations)
         elif self.axes("pipeline"):
-            image_sizes = self._sizes(pixel_values, image_sizes)
-            found = self._run("pipeline", pixel_values=pixel_values, image_sizes=image_sizes)
+            pixels, sizes = self._images("pipeline", pixel_values, image_sizes)
+            found = _trimmed(self._run("pipeline", pixel_values=pixels, image_sizes=sizes))
             del found["descriptors"]
-            outputs = LightGlueKeypointMatchingOutput(**found, image_sizes=image_sizes)  # type: ignore[arg-type]
+            outputs = LightGlueKeypointMatchingOutput(**found, image_sizes=sizes)  # type: ignore[arg-type]
         else:
             outputs = self.match_features(self.extract_features(pixel_values, image_sizes))
         return outputs.to_tuple() if return_dict is False else outputs
 
-    def extract_features(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> KeypointFeatures:
+    def extract_features(
+        self, pixel_values: Tensor | np.ndarray, image_sizes: Tensor | np.ndarray | None = None
+    ) -> KeypointFeatures:
         """Detect and describe the keypoints of images; see the PyTorch model's.
 
         Raises:
-            ValueError: there is no graph of the detector alone, or it was made for other shapes.
+            ValueError: as in PyTorch; there is no graph of the detector alone, or it was made for other shapes.
         """
-        image_sizes = self._sizes(pixel_values, image_sizes)
-        images = (-1, 2) if pixel_values.ndim == 5 else (-1,)
-        flat = pixel_values.flatten(0, -4)
-        found = self._run("detector", pixel_values=flat, image_sizes=image_sizes.reshape(-1, 2))
-        return KeypointFeatures(
-            **{name: value.unflatten(0, images) for name, value in found.items()}, image_sizes=image_sizes
-        )
+        pixels, sizes = self._images("detector", pixel_values, image_sizes)
+        images = (-1, 2) if pixels.ndim == 5 else (-1,)
+        found = self._run("detector", pixel_values=pixels.flatten(0, -4), image_sizes=sizes.reshape(-1, 2))
+        found = {name: value.unflatten(0, images) for name, value in _trimmed(found).items()}
+        return KeypointFeatures(**found, image_sizes=sizes)
 
     def match_features(
         self,
-        keypoints: KeypointFeatures | Tensor,
-        descriptors: Tensor | None = None,
-        mask: Tensor | None = None,
-        image_sizes: Tensor | None = None,
-        scales: Tensor | None = None,
-        orientations: Tensor | None = None,
+        keypoints: Any,
+        descriptors: Tensor | np.ndarray | None = None,
+        mask: Tensor | np.ndarray | None = None,
+        image_sizes: Tensor | np.ndarray | None = None,
+        scales: Tensor | np.ndarray | None = None,
+        orientations: Tensor | np.ndarray | None = None,
     ) -> LightGlueKeypointMatchingOutput:
         """Match keypoints in pixels; see the PyTorch model's. `image_sizes` are required.
 
         Raises:
-            ValueError: no `image_sizes`, no graph of the matcher alone, or it was made for other shapes.
+            ValueError: as in PyTorch; no `image_sizes`, no graph of the matcher alone, or it was made for other
+                shapes.
         """
         if isinstance(keypoints, KeypointFeatures):
-            features = keypoints
+            keypoints = KeypointFeatures(**{name: torch.as_tensor(value) for name, value in keypoints.items()})
         else:
-            features = KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
-        features.check()
+            keypoints = _tensor(keypoints)
+        others = (_tensor(value) for value in (descriptors, mask, image_sizes, scales, orientations))
+        features = features_of_pairs(self.config, keypoints, *others)
         points, sizes = features.keypoints, features.image_sizes
         assert points is not None
         if sizes is None:
@@ -129,9 +186,9 @@ class KeypointMatchingRuntime:
         exists = torch.ones_like(points[..., 0]) if features.mask is None else features.mask
         features = replace(features, mask=exists.bool().int())
         n = points.shape[2]
-        # a graph wants one keypoint at least: let it be padding
-        inputs = features.padded(1) if n == 0 else features
-        found = self._run("matcher", **inputs)
+        # a graph wants one keypoint at least, or so many: let the others be padding
+        columns = (self.axes("matcher") or {"mask": [None] * 3})["mask"][2] or 1
+        found = self._run("matcher", **(features.padded(columns) if n < columns else features))
         per_point = {name: value if value.ndim < 3 else value[:, :, :n] for name, value in found.items()}
         relative = points.float() / sizes.flip(-1)[:, :, None]
         shared = {"keypoints": relative, "mask": features.mask, "image_sizes": sizes}
@@ -145,6 +202,8 @@ class KeypointMatchingRuntime:
         types = {"image_sizes": torch.int64, "mask": torch.int32}
         inputs = {name: tensors[name].detach().to("cpu", types.get(name, torch.float32)).numpy() for name in axes}
         batch = len(next(iter(inputs.values())))
+        if batch == 0:
+            return self._nothing(part, inputs)
         chunks = range(batch) if batch != 1 and all(shape[0] == 1 for shape in axes.values()) else [slice(None)]
         runs = []
         for chunk in chunks:
@@ -155,19 +214,44 @@ class KeypointMatchingRuntime:
             runs.append(self.infer(part, rows))
         return {name: torch.from_numpy(np.concatenate([run[name] for run in runs])) for name in runs[0]}
 
-    def _sizes(self, pixel_values: Tensor, image_sizes: Tensor | None) -> Tensor:
-        """The sizes of the images, where they are not given all of `pixel_values`."""
-        if pixel_values.ndim not in (4, 5):
-            raise ValueError(f"pixel_values must have 4 or 5 axes, got shape {tuple(pixel_values.shape)}")
-        whole = torch.tensor(pixel_values.shape[-2:]).expand(*pixel_values.shape[:-3], 2)
-        if image_sizes is None:
-            return whole
-        part = "pipeline" if self.axes("pipeline") else "detector"
-        if "image_sizes" not in (self.axes(part) or {"image_sizes"}) and not torch.equal(image_sizes.cpu(), whole):
+    def _nothing(self, part: str, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """What a graph would give of a batch of nothing, which runtimes refuse."""
+        images = (0,) if part == "detector" else (0, 2)
+        n = inputs["keypoints"].shape[2] if part == "matcher" else 0
+        found = {
+            "keypoints": torch.zeros(*images, n, 2),
+            "descriptors": torch.zeros(*images, n, self.config.num_input_features),
+            "mask": torch.zeros(*images, n, dtype=torch.int32),
+        }
+        if part == "detector":
+            return found | {"scores": torch.zeros(*images, n)}
+        matched = {name: torch.zeros(0, 2, n, dtype=torch.int64) for name in ("matches", "prune")}
+        matched |= {"matching_scores": torch.zeros(0, 2, n), "stop": torch.zeros(0, dtype=torch.int64)}
+        return matched if part == "matcher" else found | matched
+
+    def _images(self, part: str, pixel_values: Any, image_sizes: Any) -> tuple[Tensor, Tensor]:
+        """The images and their sizes, checked, as tensors; all of `pixel_values` by default."""
+        pixels, sizes = torch.as_tensor(pixel_values), _tensor(image_sizes)
+        check_images(pixels, sizes)
+        whole = torch.tensor(pixels.shape[-2:]).expand(*pixels.shape[:-3], 2)
+        if sizes is None:
+            return pixels, whole
+        if "image_sizes" not in (self.axes(part) or {"image_sizes"}) and not torch.equal(sizes.cpu(), whole):
             raise ValueError(
                 "this graph was made for images that fill pixel_values: use the preprocessor_config.json beside it"
             )
-        return image_sizes
+        return pixels, sizes
+
+
+def _tensor(value: Any) -> Tensor | None:
+    return None if value is None else torch.as_tensor(value)
+
+
+def _trimmed(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without columns that are padding in all images, which stand behind."""
+    mask = found["mask"]
+    n = int(mask.sum(-1).max()) if mask.numel() else 0
+    return {name: value if name == "stop" else value.narrow(mask.ndim - 1, 0, n) for name, value in found.items()}
 
 
 def _written(shape: list[int | None]) -> str:
@@ -190,8 +274,8 @@ def find_files(model_id: str | Path, backend: str, **hub_options: Any) -> dict[s
     return found
 
 
-def load_processors(model_id: str | Path, **hub_options: Any) -> list[Any]:
+def load_processors(model_id: str | Path) -> list[Any]:
     try:
-        return [AutoImageProcessor.from_pretrained(model_id, **hub_options)]
+        return [LightGlueImageProcessor.from_pretrained(model_id)]
     except OSError:  # a matcher alone has none
         return []

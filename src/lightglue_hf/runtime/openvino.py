@@ -1,25 +1,37 @@
 """LightGlue on OpenVINO; needs Optimum Intel."""
 
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import openvino
+import torch
 from optimum.intel.openvino.modeling import OVModel
 from transformers import AutoModelForKeypointMatching
 
 from .base import FILES, HUB_OPTIONS, KeypointMatchingRuntime, find_files, load_processors
+
+# OpenVINO keeps what it compiled for a shape of inputs, by default of 5000 operations, which with photos of many
+# sizes takes hundreds of megabytes.
+CPU_CACHE = {"CPU_RUNTIME_CACHE_CAPACITY": "500"}
+VIRTUAL_DEVICES = ("AUTO", "BATCH", "HETERO", "MULTI")
 
 
 class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
     """LightGlue on OpenVINO.
 
     `from_pretrained` takes what Optimum's other classes take: a directory or a Hub id, `export=True` (with
-    `export_options`, an [`ExportOptions`]), `device` ("CPU", "GPU", "AUTO"), `ov_config`, `compile`,
-    `load_in_8bit`, `quantization_config`. OpenVINO computes in bfloat16 where the processor has it, unless
+    `export_options`, an [`ExportOptions`]), `device` ("CPU", "GPU", "AUTO",
+    "HETERO:GPU,CPU" and so on), `ov_config`, `compile`, `dynamic_shapes`, `load_in_8bit`, `quantization_config`.
+    One model can be called from several threads. OpenVINO computes in bfloat16 where the processor has it, unless
     `ov_config={"INFERENCE_PRECISION_HINT": "f32"}`.
     """
 
     backend = "openvino"
+    options = ("compile", "device", "dynamic_shapes", "load_in_8bit", "ov_config", "quantization_config")
     export_feature = "keypoint-matching"
     auto_model_class = AutoModelForKeypointMatching
 
@@ -27,10 +39,9 @@ class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
         self.detector = kwargs.pop("detector", None)
         self.detector_request: Any = None
         self.part = _part(model)
-        available = openvino.Core().available_devices
-        device = kwargs.get("device", "CPU").upper()
-        if device.split(":")[0].split(".")[0] not in {"AUTO", *(name.split(".")[0] for name in available)}:
-            raise ValueError(f"OpenVINO has no device {device} here, only {', '.join(available)}")
+        self._idle: dict[str, SimpleQueue[Any]] = {}  # requests of each part: one serves one thread at a time
+        self._compiling = threading.RLock()
+        _check_device(kwargs.get("device", "CPU"))
         super().__init__(model, config, **kwargs)
 
     @classmethod
@@ -63,6 +74,26 @@ class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
     def clear_requests(self) -> None:
         super().clear_requests()
         self.detector_request = None
+        self._idle = {}
+
+    @staticmethod
+    def _compile_model(model: Any, device: Any = None, ov_config: Any = None, model_save_dir: Any = None) -> Any:
+        """The base class's, with a bound on what the CPU remembers."""
+        if str(device).upper() == "CPU":
+            ov_config = {**CPU_CACHE, **(ov_config or {})}
+        return OVModel._compile_model(model, device, ov_config, model_save_dir)
+
+    def to(self, device: str | torch.device) -> OVModelForKeypointMatching:
+        """Compute on a device of OpenVINO's: "CPU", "GPU", "AUTO", "HETERO:GPU,CPU" and so on.
+
+        Raises:
+            ValueError: OpenVINO has no such device here: "cuda", for example, is PyTorch's.
+        """
+        name = str(device).upper()
+        _check_device(name)
+        if name != self._device:
+            super().to(name)
+        return self
 
     def _reshape(
         self, model: Any, batch_size: int, sequence_length: int, height: Any = None, width: Any = None
@@ -113,15 +144,34 @@ class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
         }
 
     def infer(self, part: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self.compile()
-        request: Any = self.request if part == self.part else self.detector_request
-        results = request(inputs)
-        return {output.any_name: np.array(results[output]) for output in request.outputs}
+        with self._compiling:
+            self.compile()
+            compiled: Any = self.request if part == self.part else self.detector_request
+            idle = self._idle.setdefault(part, SimpleQueue())
+        try:
+            request = idle.get_nowait()
+        except Empty:
+            request = compiled.create_infer_request()
+        results = request.infer(inputs, share_inputs=True, share_outputs=True)
+        outputs = {port.any_name: np.array(results[port]) for port in compiled.outputs}
+        idle.put(request)
+        return outputs
 
     @property
     def engine(self) -> str:
         """What computes, in words."""
         return f"OpenVINO {openvino.__version__.split('-')[0]} on {self._device}"
+
+
+def _check_device(device: str) -> None:
+    """Raise a ValueError that says which devices there are, if one of those named is not."""
+    kind, _, rest = device.upper().partition(":")
+    names = rest.split(",") if kind in VIRTUAL_DEVICES else [device.upper()]
+    available = openvino.Core().available_devices
+    known = {"", *available, *(name.split(".")[0] for name in available)}
+    for name in names:
+        if name.strip(" -").split("(")[0] not in known:
+            raise ValueError(f"OpenVINO has no device {name} here, only {', '.join(available)}")
 
 
 def _part(model: Any) -> str:
