@@ -24,7 +24,7 @@ class XFeatConfig(KeypointDetectorConfig, PretrainedConfig):
 
     model_type = "xfeat"
     stride = 32
-    float32_modules = ("block1.0", "keypoint_head.3")
+    float32_modules = ("block1.0", *(f"keypoint_head.{i}" for i in range(4)))
 
     def __init__(
         self,

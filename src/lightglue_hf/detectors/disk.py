@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from ..features import KeypointDetector, KeypointFeatures
 from ..loading import CheckedLoading
-from ..utils.tensors import low_memory_cpu
+from ..utils.tensors import FullPrecisionConv2d, low_memory_cpu
 from .configuration_disk import DISKConfig
 from .selection import select_keypoints
 
 KERNEL = 5  # pixels, the side of every convolution
 EPSILON = 1e-5  # of the instance norms
-STRIP = 1 << 13  # pixels whose statistics are taken at once
+STRIP = 1 << 13  # pixels whose statistics are taken at once: the caches hold them
 
 
 class InstanceNorm(nn.Module):
@@ -32,30 +32,19 @@ class InstanceNorm(nn.Module):
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the channels of one image `(1, channels, height, width)`, `(channels,)` float32 each.
+    """Mean and variance of the channels of one image, `(channels,)` float32 each.
 
-    Strip by strip, which the caches hold, and of differences from a rough mean: the first channels of the published
-    weights vary by 1% of their mean, for which plain sums of whole images are not good enough in float32.
+    Strip by strip: each is in the caches when it is read again, and its sums in float32 are exact enough.
     """
-    height, width = x.shape[-2:]
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    rough = x[:, :, ::16, ::16].to(dtype).mean((0, 2, 3))
     sums, squares = [], []
-    for strip in x.split(max(STRIP // width, 1), 2):
-        difference = strip.to(dtype) - rough[:, None, None]
-        sums.append(difference.sum((0, 2, 3)))
-        squares.append(difference.square_().sum((0, 2, 3)))
-    mean = torch.stack(sums).double().sum(0) / (height * width)
-    variance = torch.stack(squares).double().sum(0) / (height * width) - mean**2
-    return (rough + mean).to(dtype), variance.to(dtype)
-
-
-class PixelConv(nn.Conv2d):
-    """The first convolution; not in less than its weights' precision, even under autocast."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, enabled=False):
-            return super().forward(pixels.to(self.weight.dtype))
+    for strip in x.split(max(STRIP // x.shape[-1], 1), 2):
+        strip = strip.to(torch.promote_types(x.dtype, torch.float32))
+        sums.append(strip.sum((0, 2, 3)))
+        squares.append(strip.square().sum((0, 2, 3)))
+    pixels = x.shape[-2] * x.shape[-1]
+    mean, square = (torch.stack(parts).double().sum(0) / pixels for parts in (sums, squares))
+    variance = (square - mean**2).clamp(min=0)
+    return mean.to(sums[0].dtype), variance.to(sums[0].dtype)
 
 
 class HeadConv(nn.Conv2d):
@@ -112,8 +101,9 @@ class DISKUnet(nn.Module):
         super().__init__()
         down, up = config.encoder_hidden_sizes, config.decoder_hidden_sizes
         same = {"kernel_size": KERNEL, "padding": KERNEL // 2}
-        first = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity(), PixelConv(3, down[0], **same))
-        self.path_down = nn.ModuleList([nn.Sequential(nn.Identity(), first)])
+        first = FullPrecisionConv2d(3, down[0], **same)
+        empty = nn.Identity()
+        self.path_down = nn.ModuleList([nn.Sequential(empty, nn.Sequential(empty, empty, empty, first))])
         for i in range(1, len(down)):
             conv = nn.Conv2d(down[i - 1], down[i], **same)
             self.path_down.append(nn.Sequential(nn.AvgPool2d(2), conv_block(conv)))
@@ -130,13 +120,17 @@ class DISKUnet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """`(batch, 3, height, width)` -> `(batch, channels, height, width)`."""
-        levels = [pixels]
-        for block in self.path_down:
+        first = self.path_down[0](pixels)
+        # The published weights' channels vary by 1% of their mean here, which half precision would round away, and
+        # runtimes' plain sums, too. A constant is nothing to the norms that read them: a rough mean is taken away.
+        first = first - first[:, :, ::16, ::16].mean((2, 3), keepdim=True)
+        levels = [first.to(self.head.weight.dtype)]
+        for block in self.path_down[1:]:
             levels.append(block(levels[-1]))
-        *skips, hidden = levels[1:]
+        hidden = levels.pop()
         for block in self.path_up[:-1]:
-            hidden = block(hidden, skips.pop())
-        return self.path_up[-1].activate(hidden, skips.pop())  # type: ignore[operator]
+            hidden = block(hidden, levels.pop())
+        return self.path_up[-1].activate(hidden, levels.pop())  # type: ignore[operator]
 
 
 def strict_maxima(scores: Tensor, radius: int) -> Tensor:
@@ -157,7 +151,7 @@ def strict_maxima(scores: Tensor, radius: int) -> Tensor:
     is_max = torch.ones_like(scores, dtype=torch.bool)
     for i in range(2 * radius + 1):
         if i != radius:
-            is_max &= (scores > rows[:, i : i + height]) & (scores > own_row[:, :, i : i + width])
+            is_max = is_max & (scores > rows[:, i : i + height]) & (scores > own_row[:, :, i : i + width])
     return is_max
 
 
@@ -222,7 +216,7 @@ class DISKForKeypointDetection(KeypointDetector, DISKPreTrainedModel):
         scores = unet.head(hidden)[:, :height, :width]
         is_keypoint = strict_maxima(scores, config.window // 2)
         if region is not None:
-            is_keypoint &= region.bool()
+            is_keypoint = is_keypoint & region.bool()
         indices, values = select_keypoints(
             scores * is_keypoint, config.keypoint_threshold, config.max_keypoints, fixed_shapes
         )
