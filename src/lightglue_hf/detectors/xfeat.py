@@ -51,8 +51,8 @@ def fine_matcher(descriptor_dim: int) -> nn.Sequential:
 
 def normalize_images(grey: Tensor) -> Tensor:
     """Each of `(batch, 1, height, width)` to mean 0 and variance 1."""
-    variance, mean = torch.var_mean(grey, (1, 2, 3), correction=0, keepdim=True)
-    return (grey - mean) * (variance + 1e-5).rsqrt()
+    centred = grey - grey.mean((1, 2, 3), keepdim=True)
+    return centred * (centred.square().mean((1, 2, 3), keepdim=True) + 1e-5).rsqrt()
 
 
 def cells_as_channels(grey: Tensor) -> Tensor:
