@@ -25,7 +25,7 @@ from .figures import assert_figures, assert_stages, figures
 def model(**overrides):
     torch.manual_seed(3)
     detector = XFeatForKeypointDetection(XFeatConfig(**{"descriptor_dim": 8, **overrides})).eval()
-    for name, parameter in detector.named_parameters():
+    for parameter in detector.parameters():
         if parameter.ndim > 1:
             fan_in = parameter[0].numel()
             parameter.data.normal_(std=(2 / fan_in) ** 0.5)
@@ -212,9 +212,7 @@ def test_published_maps(case):
         maps["heatmap_head"][0, 0], torch.tensor(expected["reliability_map"]), atol=1e-5, rtol=1e-4
     )
     logits = maps["keypoint_head"]
-    torch.testing.assert_close(
-        logits[0, :, ::7, ::7], torch.tensor(expected["kpt_logits_xy0"]), atol=1e-3, rtol=1e-4
-    )
+    torch.testing.assert_close(logits[0, :, ::7, ::7], torch.tensor(expected["kpt_logits_xy0"]), atol=1e-3, rtol=1e-4)
     heat = F.pixel_shuffle(logits.softmax(1)[:, :64], 8)[0, 0, ::4, ::4].numpy()
     np.testing.assert_allclose(heat, expected["score_map"].astype(np.float32), atol=1e-4, rtol=1e-3)
 

@@ -4,6 +4,8 @@ Parameter names are those of the checkpoints of verlab/accelerated_features, who
 kept, the odd ones included: they give the keypoints that its matcher, LighterGlue, knows.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +34,8 @@ class XFeatLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self.layer(x)
+        conv: Any
+        norm: Any
         conv, norm, _ = self.layer
         # the norm goes into the weights, which are fewer than the pixels
         scale = (norm.running_var.float() + norm.eps).rsqrt()
