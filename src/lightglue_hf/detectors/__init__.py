@@ -20,6 +20,8 @@ DETECTORS = {
     "superpoint": DetectorClasses(
         "configuration_superpoint", "SuperPointConfig", "superpoint", "SuperPointForKeypointDetection"
     ),
+    "disk": DetectorClasses("configuration_disk", "DISKConfig", "disk", "DISKForKeypointDetection"),
+    "xfeat": DetectorClasses("configuration_xfeat", "XFeatConfig", "xfeat", "XFeatForKeypointDetection"),
 }
 """By `model_type`; none of them is imported before it is asked for."""
 
