@@ -163,7 +163,13 @@ class ONNXFormat:
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             with quiet():  # it advises on preprocessing, which changes nothing here
-                quantize_dynamic(file, file, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+                quantize_dynamic(
+                    file,
+                    file,
+                    op_types_to_quantize=["MatMul", "Gemm"],
+                    weight_type=QuantType.QInt8,
+                    nodes_to_exclude=[n.name for n in self.proto.graph.node if re.match("|".join(SENSITIVE), n.name)],
+                )
 
     def run(self, file: Path, default: bool = False) -> Run:
         """What runs a file."""

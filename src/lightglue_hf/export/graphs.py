@@ -275,7 +275,11 @@ class InitState(nn.Module):
         points = self.model._points(features)
         running = mask.any(-1).all(-1)
         stop = torch.where(running, config.num_hidden_layers, 1)
-        prune = mask.to(torch.int64) * (config.num_hidden_layers if config.width_confidence <= 0 else 1)
+        # not a product: its cast, by which ONNX Runtime would replace the mask that branches refer to, makes it warn
+        rounds = torch.full_like(
+            mask, config.num_hidden_layers if config.width_confidence <= 0 else 1, dtype=torch.int64
+        )
+        prune = torch.where(mask, rounds, torch.zeros_like(rounds))
         return points.index, mask, points.descriptors, points.cos, points.sin, prune, stop, running[0]
 
 
@@ -398,7 +402,7 @@ class AdaptiveMatcher(nn.Module):
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         state = self.init_state(*features)
-        if torch.onnx.is_in_onnx_export():  # to whose exporter branches are too much: graph_formats.py adds them
+        if torch.onnx.is_in_onnx_export():  # to whose exporter branches are too much: formats.py adds them
             return state
         for gate in self.gates:
             state = gate(state)
