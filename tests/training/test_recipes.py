@@ -21,8 +21,7 @@ from lightglue_hf import (
 from lightglue_hf.data.homographies import sample_pairs
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.detectors.configuration_superpoint import CELL
-from lightglue_hf.training import recipes
-from lightglue_hf.training.recipes import (
+from lightglue_hf.training import (
     DetectorCollator,
     DetectorRecipe,
     MatcherRecipe,
@@ -33,6 +32,7 @@ from lightglue_hf.training.recipes import (
     fold_batch_norm,
     insert_batch_norm,
     read_scenes,
+    recipes,
     teacher_keypoints,
     train_detector,
     train_matcher,
