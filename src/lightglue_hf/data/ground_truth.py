@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..geometry import mutual_nearest, points_inside
 from .worlds import OUTSIDE
 
 
@@ -37,7 +38,7 @@ def _layer_at(points: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
     """The layer at the pixel nearest to each point: ids `(batch, n)` int64 (`OUTSIDE` off the image), and inside."""
     height, width = layers.shape[-2:]
     x, y = (points + 0.5).floor().unbind(-1)
-    inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+    inside = points_inside(points, (height, width))
     position = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
     seen = layers.flatten(1).gather(1, position).long()
     return torch.where(inside, seen, OUTSIDE), inside
@@ -97,11 +98,9 @@ def ground_truth_matches(
     forth = _distances(torch.where((seen0 & mask[:, 0])[..., None], there, -_FAR), start[:, 1])
     along = _distances(start[:, 0], torch.where((seen1 & mask[:, 1])[..., None], back, -_FAR))
     both = torch.maximum(forth, along)
-    best0, nearest0 = both.min(2)
-    best1, nearest1 = both.min(1)
-    count = torch.arange(points.shape[2], device=mask.device)
-    matched0 = (nearest1.gather(1, nearest0) == count) & (best0 < positive_threshold)
-    matched1 = (nearest0.gather(1, nearest1) == count) & (best1 < positive_threshold)
+    nearest0, mutual0, nearest1, mutual1 = mutual_nearest(both)
+    matched0 = mutual0 & (both.amin(2) < positive_threshold)
+    matched1 = mutual1 & (both.amin(1) < positive_threshold)
     for view, (matrices, nearest, matched, distance) in enumerate(
         ((homographies, nearest0, matched0, forth.amin(2)), (inverses, nearest1, matched1, along.amin(1)))
     ):

@@ -13,6 +13,7 @@ from ..data.homographies import PlanarPairs, project_points
 from ..data.photometry import gaussian_blur
 from ..detectors.configuration_superpoint import CELL
 from ..detectors.selection import max_pool
+from ..geometry import mutual_nearest, points_inside
 
 TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
 
@@ -84,17 +85,15 @@ def detector_labels(
     distance = torch.maximum(torch.cdist(in1, points[:, 1]), torch.cdist(points[:, 0], in0))
     possible = (found[:, 0] & visible0)[:, :, None] & (found[:, 1] & visible1)[:, None, :]
     distance = distance.masked_fill(~possible, math.inf)
-    nearest0, nearest1 = distance.argmin(2), distance.argmin(1)
-    indices = torch.arange(count, device=points.device).expand(batch, -1)
-    agreed0 = (nearest1.gather(1, nearest0) == indices) & (distance.amin(2) < 2)
-    agreed1 = (nearest0.gather(1, nearest1) == indices) & (distance.amin(1) < 2)
-    agreed = torch.stack([agreed0, agreed1], 1)
+    nearest0, mutual0, nearest1, mutual1 = mutual_nearest(distance)
+    agreed0 = mutual0 & (distance.amin(2) < 2)
+    agreed = torch.stack([agreed0, mutual1 & (distance.amin(1) < 2)], 1)
 
     partner0 = in0.gather(1, nearest0[..., None].expand(-1, -1, 2))
     partner1 = in1.gather(1, nearest1[..., None].expand(-1, -1, 2))
     mean = (points + torch.stack([partner0, partner1], 1)) / 2
     positions = torch.where(agreed[..., None], mean, points)
-    left_frame = torch.stack([leaves_frame(in1, height, width), leaves_frame(in0, height, width)], 1)
+    left_frame = ~points_inside(torch.stack([in1, in0], 1), (height, width))
     positive = agreed | (left_frame & (responses > STRONG_THRESHOLD))
 
     objectness, location = cell_labels(
@@ -116,12 +115,6 @@ def detector_labels(
         "correspondences": torch.stack([candidates.gather(1, chosen), in1.gather(1, chosen)], 2),
         "correspondence_mask": value >= 1,
     }
-
-
-def leaves_frame(points: Tensor, height: int, width: int) -> Tensor:
-    """`(..., 2)` pixels (x, y) -> whether each lies outside the image."""
-    x, y = points.unbind(-1)
-    return ~((x > -0.5) & (y > -0.5) & (x < width - 0.5) & (y < height - 0.5))
 
 
 def cell_labels(
