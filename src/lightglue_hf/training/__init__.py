@@ -7,7 +7,7 @@ learned from procedural canvases alone. docs/training.md holds the recipe and it
 from .batch_norm import fold_batch_norm, insert_batch_norm
 from .collators import DetectorCollator, MatcherCollator, PosedCollator, feature_extractor, read_scenes
 from .labels import corner_response, detector_labels, teacher_keypoints
-from .recipes import DetectorRecipe, MatcherRecipe, Recipe
+from .recipes import DetectorRecipe, MatcherRecipe, Recipe, RecipeError, read_recipe
 from .stages import load_detector, train_detector, train_matcher
 
 __all__ = [
@@ -17,12 +17,14 @@ __all__ = [
     "MatcherRecipe",
     "PosedCollator",
     "Recipe",
+    "RecipeError",
     "corner_response",
     "detector_labels",
     "feature_extractor",
     "fold_batch_norm",
     "insert_batch_norm",
     "load_detector",
+    "read_recipe",
     "read_scenes",
     "teacher_keypoints",
     "train_detector",

@@ -1,4 +1,4 @@
-"""From seeds to batches: a pair depends on its seed alone, so that an interrupted run goes on with the very same data."""
+"""From seeds to batches: a pair depends on its seed alone, so that an interrupted run goes on with the same data."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,12 @@ from ..data.posed_pairs import (
     read_scene,
     resizing,
 )
+from ..features import KeypointFeatures
 from ..image_processing_lightglue import LightGlueImageProcessor
 from ..images import load_image
 from ..modeling_lightglue import LightGlueForKeypointMatching
 from .labels import detector_labels
-from .recipes import MatcherRecipe, Recipe
+from .recipes import MatcherRecipe, Recipe, RecipeError
 
 
 class DetectorCollator:
@@ -59,9 +60,11 @@ class MatcherCollator:
             multi_plane=recipe.multi_plane,
             unrelated=recipe.unrelated,
         )
-        batch = detected_features(self.extractor, {"pixel_values": pairs.images[:, :, None]}, bool(recipe.bf16))
-        labels = ground_truth_matches(batch["keypoints"], batch["mask"].bool(), pairs.homographies, pairs.layers)
-        return {**batch, "labels": labels}
+        channels = getattr(self.extractor.keypoint_detector.config, "channels", 3)
+        pixel_values = pairs.images[:, :, None].expand(-1, -1, channels, -1, -1)
+        features = detected_features(self.extractor, {"pixel_values": pixel_values}, bool(recipe.bf16))
+        labels = ground_truth_matches(features["keypoints"], features["mask"].bool(), pairs.homographies, pairs.layers)
+        return {**features, "labels": labels}
 
 
 class PosedCollator:
@@ -74,19 +77,21 @@ class PosedCollator:
         self, pairs: Sequence[DepthPair], extractor: LightGlueForKeypointMatching | None, recipe: MatcherRecipe
     ) -> None:
         self.pairs = pairs
-        self.extractor = extractor and extractor.to(recipe.data_device())  # type: ignore[arg-type]
         self.recipe = recipe
-        self.processor = LightGlueImageProcessor(size={"longest_edge": recipe.width})
+        self.extractor = extractor
+        if extractor is not None:
+            self.extractor = extractor.to(recipe.data_device())  # type: ignore[arg-type]
+            self.processor = image_processor(extractor.keypoint_detector.config, recipe.width)
 
     def __call__(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         pairs = [self.pairs[int(np.random.default_rng(seed).integers(len(self.pairs)))] for seed in seeds]
-        batch, photo_sizes = self.stored(pairs) if self.extractor is None else self.detected(pairs)
-        labels = torch.full(batch["mask"].shape, -2)
+        features, photo_sizes = self.stored(pairs) if self.extractor is None else self.detected(pairs)
+        labels = torch.full(features["mask"].shape, -2)
         for row, (pair, photos) in enumerate(zip(pairs, photo_sizes)):
-            sizes, valid = batch["image_sizes"][row], batch["mask"][row].bool()
+            sizes, valid = features["image_sizes"][row], features["mask"][row].bool()
             intrinsics = [resizing(*both) @ K for K, *both in zip(pair.intrinsics, photos, sizes.tolist())]
             found = matches_from_depth(
-                (batch["keypoints"][row, 0][valid[0]], batch["keypoints"][row, 1][valid[1]]),
+                (features["keypoints"][row, 0][valid[0]], features["keypoints"][row, 1][valid[1]]),
                 (torch.from_numpy(read_depth(pair.depths[0])), torch.from_numpy(read_depth(pair.depths[1]))),
                 sizes,
                 torch.from_numpy(np.stack(intrinsics)),
@@ -94,57 +99,50 @@ class PosedCollator:
             )
             for image in (0, 1):
                 labels[row, image, : len(found[image])] = found[image]  # padding is last
-        return {**batch, "labels": labels}
+        return {**features, "labels": labels}
 
-    def detected(self, pairs: Sequence[DepthPair]) -> tuple[dict[str, Tensor], list[Any]]:
+    def detected(self, pairs: Sequence[DepthPair]) -> tuple[KeypointFeatures, list[Any]]:
         """The extractor's features, and the (height, width) of the photos themselves."""
         assert self.extractor is not None
         photos = [[load_image(path) for path in pair.images] for pair in pairs]
         inputs = self.processor(photos, return_tensors="pt").to(self.extractor.device)
         sizes = [[(photo.height, photo.width) for photo in both] for both in photos]
         features = detected_features(self.extractor, inputs, bool(self.recipe.bf16))
-        return {name: values.cpu() for name, values in features.items()}, sizes  # depth maps are read there
+        return features.to("cpu"), sizes  # depth maps are read there
 
-    def stored(self, pairs: Sequence[DepthPair]) -> tuple[dict[str, Tensor], list[Any]]:
+    def stored(self, pairs: Sequence[DepthPair]) -> tuple[KeypointFeatures, list[Any]]:
         """The file's features, the best so many of each photo, in pixels of the photos, and their sizes."""
         assert self.recipe.features is not None
-        images = [read_features(self.recipe.features, name) for pair in pairs for name in pair.names]
-        for features in images:
-            if "scores" in features:
-                best = np.argsort(-features["scores"], kind="stable")[: self.recipe.keypoints]
-            else:
-                best = np.arange(min(len(features["keypoints"]), self.recipe.keypoints))
-            size = features.pop("image_size")
-            features.update({name: values[best] for name, values in features.items()})
-            features["mask"] = np.ones(len(best), dtype=np.int64)
-            features["image_sizes"] = size
-        columns = max(len(features["mask"]) for features in images)
-        names = ["keypoints", "descriptors", "mask", *(n for n in ("scales", "orientations") if n in images[0])]
-        batch = {
-            name: torch.stack([padded(torch.from_numpy(features[name]), columns) for features in images])
-            for name in names
-        }
-        batch["image_sizes"] = torch.from_numpy(np.stack([features["image_sizes"] for features in images]))
-        batch = {name: values.unflatten(0, (len(pairs), 2)) for name, values in batch.items()}
-        return batch, batch["image_sizes"].tolist()
+        names = [name for pair in pairs for name in pair.names]
+        features = KeypointFeatures.from_numpy(
+            [best_features(read_features(self.recipe.features, name), self.recipe.keypoints) for name in names]
+        )
+        features = features.pairs(torch.arange(len(names)).view(-1, 2))
+        assert features.image_sizes is not None
+        return features, features.image_sizes.tolist()
 
 
-def padded(values: Tensor, length: int) -> Tensor:
-    """`(n, ...)` -> `(length, ...)`, with zeros behind."""
-    return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
+def best_features(features: Mapping[str, np.ndarray], keypoints: int) -> dict[str, np.ndarray]:
+    """The keypoints with the best scores, or the first where there are none, with what the matcher takes of them."""
+    if "scores" in features:
+        best = np.argsort(-features["scores"], kind="stable")[:keypoints]
+    else:
+        best = np.arange(min(len(features["keypoints"]), keypoints))
+    taken = [name for name in ("keypoints", "descriptors", "scales", "orientations") if name in features]
+    return {"image_sizes": features["image_size"], **{name: features[name][best] for name in taken}}
 
 
 @torch.no_grad()
 def detected_features(
     extractor: LightGlueForKeypointMatching, inputs: Mapping[str, Tensor], bf16: bool
-) -> dict[str, Tensor]:
-    """What `extract_features` finds, as arguments of the matcher."""
+) -> KeypointFeatures:
+    """What `extract_features` finds, as the matcher takes it."""
     with torch.autocast(extractor.device.type, torch.bfloat16, enabled=bf16):
         features = extractor.extract_features(**inputs)
     features = replace(features.to(dtype=torch.float32), scores=None)
     if not extractor.config.add_scale_ori:
         features = replace(features, scales=None, orientations=None)
-    return dict(features)
+    return features
 
 
 def feature_extractor(model: LightGlueForKeypointMatching, keypoints: int) -> LightGlueForKeypointMatching:
@@ -157,11 +155,17 @@ def feature_extractor(model: LightGlueForKeypointMatching, keypoints: int) -> Li
     return extractor
 
 
+def image_processor(detector_config: Any, longest_edge: int) -> LightGlueImageProcessor:
+    """The processor of photos for a detector, as it declares it, for a longer side of so many pixels."""
+    settings = getattr(detector_config, "processor_settings", {})
+    return LightGlueImageProcessor(**{**settings, "size": {"longest_edge": longest_edge}})
+
+
 def read_scenes(recipe: MatcherRecipe) -> list[DepthPair]:
     """All pairs of the recipe's scenes.
 
     Raises:
-        ValueError: there are none.
+        RecipeError: there are none.
     """
     pairs = []
     for scene in recipe.scenes:
@@ -170,5 +174,5 @@ def read_scenes(recipe: MatcherRecipe) -> list[DepthPair]:
         else:
             pairs += read_depth_list(scene, recipe.root, recipe.depths)
     if not pairs:
-        raise ValueError(f"no pairs in {', '.join(recipe.scenes)}")
+        raise RecipeError(f"scenes: no pairs in {', '.join(recipe.scenes)}")
     return pairs

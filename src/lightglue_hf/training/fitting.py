@@ -1,28 +1,28 @@
-"""A run: its directory, which holds the recipe and can be gone on with, and `transformers.Trainer`."""
+"""`transformers.Trainer` on a recipe."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..utils.files import write_atomically
 from ..utils.optional import import_optional
-from .recipes import Recipe
+from .recipes import Recipe, RecipeError
+from .runs import last_whole_checkpoint
 
 
 def fit(model: nn.Module, collator: Any, arguments: Any, recipe: Recipe) -> None:
-    """Fit `model` with `transformers.Trainer` on `recipe.pairs` seeds; goes on from the last checkpoint, if any."""
+    """Fit `model` on `recipe.pairs` seeds, from the last whole checkpoint on, if there is one."""
     from transformers import Trainer
-    from transformers.trainer_utils import get_last_checkpoint
 
     first = recipe.seed * 1_000_000_000  # runs with other seeds see other pairs
     seeds = range(first, first + recipe.pairs)
     trainer = Trainer(model=model, args=arguments, train_dataset=seeds, data_collator=collator)  # type: ignore[arg-type]
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(recipe.output_dir))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(recipe.output_dir))
     if arguments.should_save:
-        Path(recipe.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+        write_atomically(Path(recipe.output_dir, "log.json"), json.dumps(trainer.state.log_history, indent=1))
 
 
 def training_arguments(recipe: Recipe) -> Any:
@@ -30,12 +30,13 @@ def training_arguments(recipe: Recipe) -> Any:
 
     Raises:
         ImportError: accelerate is not installed.
+        RecipeError: there are fewer pairs than one step of all processes takes.
     """
     import_optional("accelerate", "train")
     from transformers import TrainingArguments
 
     steps = recipe.pairs // recipe.batch_size
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size,
         num_train_epochs=1,
@@ -61,19 +62,9 @@ def training_arguments(recipe: Recipe) -> Any:
         save_total_limit=2,
         report_to=recipe.report_to,
     )
-
-
-def keep_recipe(recipe: Recipe) -> None:
-    """Write the recipe beside the run, and refuse to go on with a run of another."""
-    path = Path(recipe.output_dir, "recipe.json")
-    wanted = asdict(recipe)
-    if path.exists():
-        kept = json.loads(path.read_text())
-        changed = [name for name in wanted if kept.get(name) != wanted[name]]
-        if changed:
-            raise ValueError(
-                f"{recipe.output_dir} holds a run of another recipe (other {', '.join(changed)}): "
-                "choose another output_dir"
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=1) + "\n")
+    if recipe.pairs < recipe.batch_size * arguments.world_size:
+        raise RecipeError(
+            f"pairs ({recipe.pairs}) must be at least batch_size ({recipe.batch_size}) times the "
+            f"{arguments.world_size} processes: one step"
+        )
+    return arguments

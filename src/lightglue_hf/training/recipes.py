@@ -1,7 +1,12 @@
-"""Recipes: what a training run is made of."""
+"""Recipes: what a training run is made of, checked field by field."""
 
-from dataclasses import dataclass, field
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -9,38 +14,67 @@ from torch import Tensor
 from .canvases import cached_textures, read_canvases
 
 
+class RecipeError(ValueError):
+    """What was asked for cannot be trained: a field of the recipe, its file or its directory; it is named."""
+
+
+def fast_bfloat16() -> bool:
+    """Whether bfloat16 is faster than float32 here: on a GPU, or a CPU with matrix units (AMX)."""
+    return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+
+
+def about(text: str, least: float | None = None, most: float | None = None, **more: Any) -> dict[str, Any]:
+    """The metadata of a field: its help, and the smallest and largest number allowed."""
+    return {"help": text, "least": least, "most": most, **more}
+
+
 @dataclass
 class Recipe:
-    """What a training run is made of; written beside its weights."""
+    """What a training run is made of; written beside its weights.
 
-    output_dir: str = field(metadata={"help": "the trained model and its checkpoints; an unfinished run is resumed"})
-    pairs: int = field(default=100_000, metadata={"help": "pairs seen in all"})
-    batch_size: int = field(default=16, metadata={"help": "pairs a step, of each process"})
-    height: int = field(default=192, metadata={"help": "pixels"})
-    width: int = field(default=256, metadata={"help": "pixels"})
+    Numbers may be text, as YAML has `3e-4`.
+
+    Raises:
+        RecipeError: a field of another type or out of its range, named.
+    """
+
+    output_dir: str = field(metadata=about("the trained model and its checkpoints; an unfinished run is resumed"))
+    pairs: int = field(default=100_000, metadata=about("pairs seen in all", 1))
+    batch_size: int = field(default=16, metadata=about("pairs a step, of each process", 1))
+    height: int = field(default=192, metadata=about("pixels", 32))
+    width: int = field(default=256, metadata=about("pixels", 32))
     photos: str | None = field(
-        default=None, metadata={"help": "directory of photos to warp, in place of procedural canvases"}
+        default=None, metadata=about("directory of photos to warp, in place of procedural canvases")
     )
-    textures: int = field(default=1500, metadata={"help": "procedural canvases to draw the pairs from"})
-    multi_plane: float = field(default=0.4, metadata={"help": "share of pairs of several planes with parallax"})
-    unrelated: float = field(default=0.0, metadata={"help": "share of pairs without overlap"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "its peak, after the warm-up; cosine to a hundredth"})
-    weight_decay: float = 1e-4
-    warmup_steps: int = 60
-    max_grad_norm: float = 2.0
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default where it is fast"})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
-    seed: int = 0
-    save_steps: int = 500
+    textures: int = field(default=1500, metadata=about("procedural canvases to draw the pairs from", 1))
+    multi_plane: float = field(default=0.4, metadata=about("share of pairs of several planes with parallax", 0, 1))
+    unrelated: float = field(default=0.0, metadata=about("share of pairs without overlap", 0, 1))
+    learning_rate: float = field(default=2e-3, metadata=about("its peak, after the warm-up; cosine to a hundredth", 0))
+    weight_decay: float = field(default=1e-4, metadata=about("of AdamW", 0))
+    warmup_steps: int = field(default=60, metadata=about("in which the learning rate rises", 0))
+    max_grad_norm: float = field(default=2.0, metadata=about("longer gradients are shortened to it", 0))
+    bf16: bool | None = field(default=None, metadata=about("bfloat16 autocast; by default where it is fast"))
+    gradient_checkpointing: bool = field(default=False, metadata=about("less memory, more time (the matcher)"))
+    seed: int = field(default=0, metadata=about("of the weights and of the pairs", 0))
+    save_steps: int = field(default=500, metadata=about("steps from one checkpoint to the next", 1))
     workers: int = field(
         default_factory=lambda: 0 if torch.cuda.is_available() else 1,
-        metadata={
-            "help": "processes that make the pairs, on the CPU; 0: the training's own, on the GPU if it has one"
-        },
+        metadata=about(
+            "processes that make the pairs, on the CPU; 0: the training's own, on the GPU if it has one", 0
+        ),
     )
-    report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
+    report_to: str = field(default="none", metadata=about("tensorboard, or another log that transformers knows"))
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for entry in fields(self):
+            value = converted(entry.name, getattr(self, entry.name), hints[entry.name])
+            check_range(entry.name, value, entry.metadata)
+            setattr(self, entry.name, value)
+        if not self.output_dir:
+            raise RecipeError("output_dir is empty: name a directory")
+        if self.pairs < self.batch_size:
+            raise RecipeError(f"pairs ({self.pairs}) must be at least batch_size ({self.batch_size}): one step")
         if self.bf16 is None:  # no default_factory: HfArgumentParser takes it for False
             self.bf16 = fast_bfloat16()
 
@@ -59,44 +93,170 @@ class Recipe:
 
 @dataclass
 class DetectorRecipe(Recipe):
-    """The detector and its descriptor, from scratch or from `initial_model`."""
+    """SuperPoint and its descriptor, from scratch or from `initial_model`."""
 
-    initial_model: str | None = field(
-        default=None, metadata={"help": "SuperPoint, or matcher with one, to go on from"}
+    initial_model: str | None = field(default=None, metadata=about("SuperPoint, or matcher with one, to go on from"))
+    encoder_hidden_sizes: list[int] = field(
+        default_factory=lambda: [16, 32, 64, 96], metadata=about("widths of the four blocks of a new one", 1)
     )
-    encoder_hidden_sizes: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
-    decoder_hidden_size: int = 128
-    descriptor_decoder_dim: int = 64
-    batch_norm: bool = field(default=True, metadata={"help": "train with batch norms, which are folded at the end"})
+    decoder_hidden_size: int = field(default=128, metadata=about("width of the decoders of a new one", 1))
+    descriptor_decoder_dim: int = field(default=64, metadata=about("width of the descriptors of a new one", 1))
+    batch_norm: bool = field(default=True, metadata=about("train with batch norms, which are folded at the end"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.encoder_hidden_sizes) != 4:
+            raise RecipeError(f"encoder_hidden_sizes must be four widths, got {self.encoder_hidden_sizes}")
+        if self.initial_model is None and not self.batch_norm:
+            raise RecipeError(
+                "batch_norm: only a trained detector goes on without batch norms: give initial_model, or batch_norm"
+            )
 
 
 @dataclass
 class MatcherRecipe(Recipe):
     """The matcher, on a frozen detector. Stage 1 trains it; stage 2 its token confidences, with the rest frozen."""
 
-    detector: str | None = field(default=None, metadata={"help": "detector, or matcher with one, to train on"})
+    detector: str | None = field(default=None, metadata=about("detector, or matcher with one, to train on"))
     features: str | None = field(
-        default=None, metadata={"help": "HDF5 file with the features of the scenes' photos, in place of a detector"}
+        default=None, metadata=about("HDF5 file with the features of the scenes' photos, in place of a detector")
     )
     scenes: list[str] = field(
         default_factory=list,
-        metadata={"help": "photos with depth and poses, in place of warps: MegaDepth's scenes, or lists of pairs"},
+        metadata=about("photos with depth and poses, in place of warps: MegaDepth's scenes, or lists of pairs"),
     )
-    root: str = field(default=".", metadata={"help": "directory that paths in the scenes start from"})
-    depths: str = field(default="depths", metadata={"help": "directory in root of the depth maps of lists of pairs"})
-    initial_model: str | None = field(default=None, metadata={"help": "directory of a matcher to go on from"})
-    stage: int = field(default=1, metadata={"help": "1 or 2", "choices": [1, 2]})
-    keypoints: int = field(default=256, metadata={"help": "in each image"})
-    descriptor_dim: int = 96
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    learning_rate: float = field(default=1e-3, metadata={"help": "its peak, after the warm-up"})
-    warmup_steps: int = 200
-    max_grad_norm: float = 1.0
-    multi_plane: float = 0.6
-    unrelated: float = 0.03
+    root: str = field(default=".", metadata=about("directory that paths in the scenes start from"))
+    depths: str = field(default="depths", metadata=about("directory in root of the depth maps of lists of pairs"))
+    initial_model: str | None = field(default=None, metadata=about("directory of a matcher to go on from"))
+    stage: int = field(default=1, metadata=about("1 or 2", 1, 2, choices=[1, 2]))
+    keypoints: int = field(default=256, metadata=about("in each image", 1))
+    descriptor_dim: int = field(default=96, metadata=about("width of a new matcher", 1))
+    num_hidden_layers: int = field(default=4, metadata=about("of a new matcher", 1))
+    num_attention_heads: int = field(default=4, metadata=about("of a new matcher", 1))
+    longest_edge: int = field(default=640, metadata=about("pixels that the saved processor resizes photos to", 1))
+    learning_rate: float = field(default=1e-3, metadata=about("its peak, after the warm-up", 0))
+    warmup_steps: int = field(default=200, metadata=about("in which the learning rate rises", 0))
+    max_grad_norm: float = field(default=1.0, metadata=about("longer gradients are shortened to it", 0))
+    multi_plane: float = field(default=0.6, metadata=about("share of pairs of several planes with parallax", 0, 1))
+    unrelated: float = field(default=0.03, metadata=about("share of pairs without overlap", 0, 1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.descriptor_dim % (2 * self.num_attention_heads):
+            raise RecipeError(
+                f"descriptor_dim ({self.descriptor_dim}) must be a multiple of 2 * num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
 
 
-def fast_bfloat16() -> bool:
-    """Whether bfloat16 is faster than float32 here: on a GPU, or a CPU with matrix units (AMX)."""
-    return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def converted(name: str, value: Any, hint: Any) -> Any:
+    """A value in the type of its field: numbers may be text, paths any `os.PathLike`, a list of one the one.
+
+    Raises:
+        RecipeError: it is of another type.
+    """
+    options = get_args(hint)
+    if type(None) in options:
+        if value is None:
+            return None
+        (hint,) = (option for option in options if option is not type(None))
+        options = ()
+    if options:  # list[...]
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        return [converted(name, each, options[0]) for each in values]
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if hint is bool and (isinstance(value, bool) or str(value).lower() in words):
+        return value if isinstance(value, bool) else words[str(value).lower()]
+    if hint is str and isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    if hint in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if math.isfinite(number) and (hint is float or number.is_integer()):
+                return hint(number)
+        except (ValueError, OverflowError):
+            pass
+    kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[hint]
+    raise RecipeError(f"{name} must be {kind}, got {value!r}")
+
+
+def check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    """Raise a RecipeError that names a field with a number below or above what its metadata allow."""
+    least, most = metadata.get("least"), metadata.get("most")
+    for number in value if isinstance(value, list) else [value]:
+        if least is not None and number < least:
+            raise RecipeError(f"{name} must be at least {least}, got {number}")
+        if most is not None and number > most:
+            raise RecipeError(f"{name} must be at most {most}, got {number}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From files and options
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def read_recipe(
+    recipe_class: type[AnyRecipe],
+    path: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> AnyRecipe:
+    """A recipe from a file, from options, or from both, in which case options win.
+
+    Args:
+        recipe_class: [`DetectorRecipe`] or [`MatcherRecipe`].
+        path: of a YAML or JSON file with fields of the recipe, such as the `recipe.json` of a run.
+        options: further fields; those that are not given are left out, or `None`.
+
+    Names of fields may have dashes in place of underscores, in both.
+
+    Raises:
+        RecipeError: the file is no YAML or JSON of fields and values, or a field is unknown, missing, of another
+            type or out of its range; file and field are named.
+        OSError: the file cannot be read.
+    """
+    given = {} if path is None else read_fields(Path(path))
+    given |= {name: value for name, value in (options or {}).items() if value is not None}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        values[name.replace("-", "_")] = value
+    known = [entry.name for entry in fields(recipe_class)]
+    unknown = sorted(values.keys() - known)
+    try:
+        if unknown:
+            raise RecipeError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+        if "output_dir" not in values:
+            raise RecipeError("output_dir is missing: where the trained model goes")
+        return recipe_class(**values)
+    except RecipeError as error:
+        raise error if path is None else RecipeError(f"{path}: {error}") from None
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The fields and values of a YAML or JSON file.
+
+    Raises:
+        RecipeError: it is something else; the file is named.
+        OSError: it cannot be read.
+    """
+    import yaml  # transformers needs it
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise RecipeError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        raise RecipeError(f"{path} is empty")
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise RecipeError(f"{path} must have fields with values, such as `pairs: 1000`, not {type(values).__name__}")
+    values.pop("inputs", None)  # digests, in the recipe.json of a run
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1) + "\n"
