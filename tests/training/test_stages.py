@@ -36,7 +36,7 @@ pytest.importorskip("accelerate")
 
 
 def test_a_seed_always_gives_its_pair():
-    recipe = DetectorRecipe("", **SMALL)
+    recipe = DetectorRecipe("run", **SMALL)
     collate = DetectorCollator(torch.from_numpy(render_textures(4, 128, 192, 0)), recipe)
     first, again = collate([5, 6]), collate([5, 6])
     assert torch.equal(first["pixel_values"], again["pixel_values"])
@@ -47,9 +47,9 @@ def test_a_seed_always_gives_its_pair():
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    """Two hundred steps of the detector."""
+    """A hundred steps of the detector."""
     directory = tmp_path_factory.mktemp("detector")
-    recipe = DetectorRecipe(str(directory), pairs=800, learning_rate=5e-3, save_steps=1000, **SMALL, **NARROW)
+    recipe = DetectorRecipe(str(directory), pairs=400, learning_rate=5e-3, save_steps=1000, **SMALL, **NARROW)
     train_detector(recipe)
     return directory
 
@@ -58,31 +58,11 @@ def test_training_the_detector_lowers_its_loss(detector):
     first, *_, last = losses(detector)
     assert last < 0.9 * first
     recipe = json.loads((detector / "recipe.json").read_text())
-    assert recipe["pairs"] == 800
+    assert recipe["pairs"] == 400
     model, info = SuperPointForKeypointDetection.from_pretrained(detector, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert model.config.remove_far_borders
-
-
-def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path):
-    options = {"pairs": 24, "save_steps": 2, **SMALL, **NARROW}
-    whole = train_detector(DetectorRecipe(str(tmp_path / "whole"), **options)).state_dict()
-    halves = DetectorRecipe(str(tmp_path / "halves"), **options)
-    train_detector(halves)
-    for path in (tmp_path / "halves").glob("checkpoint-*"):
-        if path.name != "checkpoint-4":
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-    resumed = train_detector(halves).state_dict()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_another_recipe_does_not_go_on_with_a_run(detector):
-    recipe = json.loads((detector / "recipe.json").read_text())
-    with pytest.raises(ValueError, match="other learning_rate, seed"):
-        train_detector(DetectorRecipe(**{**recipe, "seed": 1, "learning_rate": 1.0}))
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +123,6 @@ def test_ones_own_photos_are_warped(detector, tmp_path):
     assert recipe.canvases().shape == (2, 128, 192)
     train_matcher(recipe)
     assert LightGlueForKeypointMatching.from_pretrained(recipe.output_dir)
-    (photos / "c.jpg").write_bytes(b"no photo")
-    with pytest.raises(OSError, match=r"c\.jpg"):
-        recipe.canvases()
-    with pytest.raises(ValueError, match="no photos in"):
-        DetectorRecipe("", photos=str(tmp_path / "run" / "checkpoint-2")).canvases()
 
 
 @pytest.fixture(scope="module")

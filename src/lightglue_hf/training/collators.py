@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +138,16 @@ def detected_features(
     """What `extract_features` finds, as the matcher takes it."""
     with torch.autocast(extractor.device.type, torch.bfloat16, enabled=bf16):
         features = extractor.extract_features(**inputs)
-    features = replace(features.to(dtype=torch.float32), scores=None)
-    if not extractor.config.add_scale_ori:
-        features = replace(features, scales=None, orientations=None)
-    return features
+    wanted = ["keypoints", "descriptors", "mask", "image_sizes"]
+    if extractor.config.add_scale_ori:
+        wanted += ["scales", "orientations"]
+    return KeypointFeatures(
+        **{
+            name: value.float() if value.is_floating_point() else value
+            for name in wanted
+            for value in [features[name]]
+        }
+    )
 
 
 def feature_extractor(model: LightGlueForKeypointMatching, keypoints: int) -> LightGlueForKeypointMatching:

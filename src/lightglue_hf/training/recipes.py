@@ -23,9 +23,33 @@ def fast_bfloat16() -> bool:
     return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
 
 
-def about(text: str, least: float | None = None, most: float | None = None, **more: Any) -> dict[str, Any]:
-    """The metadata of a field: its help, and the smallest and largest number allowed."""
-    return {"help": text, "least": least, "most": most, **more}
+# The smallest and largest number of a field, or of each in its list
+LEAST = {
+    "multi_plane": 0,
+    "unrelated": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "warmup_steps": 0,
+    "max_grad_norm": 0,
+    "seed": 0,
+    "workers": 0,
+    "pairs": 1,
+    "batch_size": 1,
+    "textures": 1,
+    "save_steps": 1,
+    "encoder_hidden_sizes": 1,
+    "decoder_hidden_size": 1,
+    "descriptor_decoder_dim": 1,
+    "stage": 1,
+    "keypoints": 1,
+    "descriptor_dim": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "longest_edge": 1,
+    "height": 32,
+    "width": 32,
+}
+MOST = {"multi_plane": 1, "unrelated": 1, "stage": 2}
 
 
 @dataclass
@@ -38,38 +62,38 @@ class Recipe:
         RecipeError: a field of another type or out of its range, named.
     """
 
-    output_dir: str = field(metadata=about("the trained model and its checkpoints; an unfinished run is resumed"))
-    pairs: int = field(default=100_000, metadata=about("pairs seen in all", 1))
-    batch_size: int = field(default=16, metadata=about("pairs a step, of each process", 1))
-    height: int = field(default=192, metadata=about("pixels", 32))
-    width: int = field(default=256, metadata=about("pixels", 32))
+    output_dir: str = field(metadata={"help": "the trained model and its checkpoints; an unfinished run is resumed"})
+    pairs: int = field(default=100_000, metadata={"help": "pairs seen in all"})
+    batch_size: int = field(default=16, metadata={"help": "pairs a step, of each process"})
+    height: int = field(default=192, metadata={"help": "pixels"})
+    width: int = field(default=256, metadata={"help": "pixels"})
     photos: str | None = field(
-        default=None, metadata=about("directory of photos to warp, in place of procedural canvases")
+        default=None, metadata={"help": "directory of photos to warp, in place of procedural canvases"}
     )
-    textures: int = field(default=1500, metadata=about("procedural canvases to draw the pairs from", 1))
-    multi_plane: float = field(default=0.4, metadata=about("share of pairs of several planes with parallax", 0, 1))
-    unrelated: float = field(default=0.0, metadata=about("share of pairs without overlap", 0, 1))
-    learning_rate: float = field(default=2e-3, metadata=about("its peak, after the warm-up; cosine to a hundredth", 0))
-    weight_decay: float = field(default=1e-4, metadata=about("of AdamW", 0))
-    warmup_steps: int = field(default=60, metadata=about("in which the learning rate rises", 0))
-    max_grad_norm: float = field(default=2.0, metadata=about("longer gradients are shortened to it", 0))
-    bf16: bool | None = field(default=None, metadata=about("bfloat16 autocast; by default where it is fast"))
-    gradient_checkpointing: bool = field(default=False, metadata=about("less memory, more time (the matcher)"))
-    seed: int = field(default=0, metadata=about("of the weights and of the pairs", 0))
-    save_steps: int = field(default=500, metadata=about("steps from one checkpoint to the next", 1))
+    textures: int = field(default=1500, metadata={"help": "procedural canvases to draw the pairs from"})
+    multi_plane: float = field(default=0.4, metadata={"help": "share of pairs of several planes with parallax"})
+    unrelated: float = field(default=0.0, metadata={"help": "share of pairs without overlap"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "its peak, after the warm-up; cosine to a hundredth"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "of AdamW"})
+    warmup_steps: int = field(default=60, metadata={"help": "in which the learning rate rises"})
+    max_grad_norm: float = field(default=2.0, metadata={"help": "longer gradients are shortened to it"})
+    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default where it is fast"})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
+    seed: int = field(default=0, metadata={"help": "of the weights and of the pairs"})
+    save_steps: int = field(default=500, metadata={"help": "steps from one checkpoint to the next"})
     workers: int = field(
         default_factory=lambda: 0 if torch.cuda.is_available() else 1,
-        metadata=about(
-            "processes that make the pairs, on the CPU; 0: the training's own, on the GPU if it has one", 0
-        ),
+        metadata={
+            "help": "processes that make the pairs, on the CPU; 0: the training's own, on the GPU if it has one"
+        },
     )
-    report_to: str = field(default="none", metadata=about("tensorboard, or another log that transformers knows"))
+    report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for entry in fields(self):
             value = converted(entry.name, getattr(self, entry.name), hints[entry.name])
-            check_range(entry.name, value, entry.metadata)
+            check_range(entry.name, value)
             setattr(self, entry.name, value)
         if not self.output_dir:
             raise RecipeError("output_dir is empty: name a directory")
@@ -95,13 +119,15 @@ class Recipe:
 class DetectorRecipe(Recipe):
     """SuperPoint and its descriptor, from scratch or from `initial_model`."""
 
-    initial_model: str | None = field(default=None, metadata=about("SuperPoint, or matcher with one, to go on from"))
-    encoder_hidden_sizes: list[int] = field(
-        default_factory=lambda: [16, 32, 64, 96], metadata=about("widths of the four blocks of a new one", 1)
+    initial_model: str | None = field(
+        default=None, metadata={"help": "SuperPoint, or matcher with one, to go on from"}
     )
-    decoder_hidden_size: int = field(default=128, metadata=about("width of the decoders of a new one", 1))
-    descriptor_decoder_dim: int = field(default=64, metadata=about("width of the descriptors of a new one", 1))
-    batch_norm: bool = field(default=True, metadata=about("train with batch norms, which are folded at the end"))
+    encoder_hidden_sizes: list[int] = field(
+        default_factory=lambda: [16, 32, 64, 96], metadata={"help": "widths of the four blocks of a new one"}
+    )
+    decoder_hidden_size: int = field(default=128, metadata={"help": "width of the decoders of a new one"})
+    descriptor_decoder_dim: int = field(default=64, metadata={"help": "width of the descriptors of a new one"})
+    batch_norm: bool = field(default=True, metadata={"help": "train with batch norms, which are folded at the end"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,28 +143,28 @@ class DetectorRecipe(Recipe):
 class MatcherRecipe(Recipe):
     """The matcher, on a frozen detector. Stage 1 trains it; stage 2 its token confidences, with the rest frozen."""
 
-    detector: str | None = field(default=None, metadata=about("detector, or matcher with one, to train on"))
+    detector: str | None = field(default=None, metadata={"help": "detector, or matcher with one, to train on"})
     features: str | None = field(
-        default=None, metadata=about("HDF5 file with the features of the scenes' photos, in place of a detector")
+        default=None, metadata={"help": "HDF5 file with the features of the scenes' photos, in place of a detector"}
     )
     scenes: list[str] = field(
         default_factory=list,
-        metadata=about("photos with depth and poses, in place of warps: MegaDepth's scenes, or lists of pairs"),
+        metadata={"help": "photos with depth and poses, in place of warps: MegaDepth's scenes, or lists of pairs"},
     )
-    root: str = field(default=".", metadata=about("directory that paths in the scenes start from"))
-    depths: str = field(default="depths", metadata=about("directory in root of the depth maps of lists of pairs"))
-    initial_model: str | None = field(default=None, metadata=about("directory of a matcher to go on from"))
-    stage: int = field(default=1, metadata=about("1 or 2", 1, 2, choices=[1, 2]))
-    keypoints: int = field(default=256, metadata=about("in each image", 1))
-    descriptor_dim: int = field(default=96, metadata=about("width of a new matcher", 1))
-    num_hidden_layers: int = field(default=4, metadata=about("of a new matcher", 1))
-    num_attention_heads: int = field(default=4, metadata=about("of a new matcher", 1))
-    longest_edge: int = field(default=640, metadata=about("pixels that the saved processor resizes photos to", 1))
-    learning_rate: float = field(default=1e-3, metadata=about("its peak, after the warm-up", 0))
-    warmup_steps: int = field(default=200, metadata=about("in which the learning rate rises", 0))
-    max_grad_norm: float = field(default=1.0, metadata=about("longer gradients are shortened to it", 0))
-    multi_plane: float = field(default=0.6, metadata=about("share of pairs of several planes with parallax", 0, 1))
-    unrelated: float = field(default=0.03, metadata=about("share of pairs without overlap", 0, 1))
+    root: str = field(default=".", metadata={"help": "directory that paths in the scenes start from"})
+    depths: str = field(default="depths", metadata={"help": "directory in root of the depth maps of lists of pairs"})
+    initial_model: str | None = field(default=None, metadata={"help": "directory of a matcher to go on from"})
+    stage: int = field(default=1, metadata={"help": "1 or 2", "choices": [1, 2]})
+    keypoints: int = field(default=256, metadata={"help": "in each image"})
+    descriptor_dim: int = field(default=96, metadata={"help": "width of a new matcher"})
+    num_hidden_layers: int = field(default=4, metadata={"help": "of a new matcher"})
+    num_attention_heads: int = field(default=4, metadata={"help": "of a new matcher"})
+    longest_edge: int = field(default=640, metadata={"help": "pixels that the saved processor resizes photos to"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "its peak, after the warm-up"})
+    warmup_steps: int = field(default=200, metadata={"help": "in which the learning rate rises"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "longer gradients are shortened to it"})
+    multi_plane: float = field(default=0.6, metadata={"help": "share of pairs of several planes with parallax"})
+    unrelated: float = field(default=0.03, metadata={"help": "share of pairs without overlap"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,14 +210,13 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     raise RecipeError(f"{name} must be {kind}, got {value!r}")
 
 
-def check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    """Raise a RecipeError that names a field with a number below or above what its metadata allow."""
-    least, most = metadata.get("least"), metadata.get("most")
+def check_range(name: str, value: Any) -> None:
+    """Raise a RecipeError that names a field with a number that is too small or too large."""
     for number in value if isinstance(value, list) else [value]:
-        if least is not None and number < least:
-            raise RecipeError(f"{name} must be at least {least}, got {number}")
-        if most is not None and number > most:
-            raise RecipeError(f"{name} must be at most {most}, got {number}")
+        if name in LEAST and number < LEAST[name]:
+            raise RecipeError(f"{name} must be at least {LEAST[name]}, got {number}")
+        if name in MOST and number > MOST[name]:
+            raise RecipeError(f"{name} must be at most {MOST[name]}, got {number}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +14,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers.utils import logging
 
 from ..images import find_photos
 from ..utils.files import write_atomically
 from .recipes import Recipe, RecipeError, read_fields, to_json
-
-logger = logging.get_logger(__name__)
 
 LOCK = ".lock"
 MEANINGLESS = ("output_dir",)  # a directory may be renamed
@@ -54,7 +52,7 @@ def locked(directory: Path) -> Iterator[None]:
                 f"{directory} is in use: process {process} trains there; choose another output_dir"
             ) from None
         except OSError as error:
-            logger.warning(f"{directory} cannot be locked ({error}): start no second training there")
+            warnings.warn(f"{directory} cannot be locked ({error}): start no second training there", stacklevel=2)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -137,7 +135,7 @@ def digest_of_photos(directory: str) -> str:
 
 
 def last_whole_checkpoint(directory: str | Path) -> str | None:
-    """The last checkpoint of `transformers.Trainer` that was written to its end; of later ones the fault is logged."""
+    """The last checkpoint of `transformers.Trainer` that was written to its end; warns of later ones."""
     checkpoints = [
         (int(path.name.removeprefix("checkpoint-")), path)
         for path in Path(directory).glob("checkpoint-*")
@@ -147,9 +145,9 @@ def last_whole_checkpoint(directory: str | Path) -> str | None:
         fault = fault_of_checkpoint(path)
         if fault is None:
             return str(path)
-        logger.warning(f"{path} is left out, because it is not whole: {fault}")
+        warnings.warn(f"{path} is left out, because it is not whole: {fault}", stacklevel=2)
     if checkpoints:
-        logger.warning(f"{directory} has no whole checkpoint: the training starts anew")
+        warnings.warn(f"{directory} has no whole checkpoint: the training starts anew", stacklevel=2)
     return None
 
 
