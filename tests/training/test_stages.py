@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from lightglue_hf.training import (
     DetectorRecipe,
     MatcherRecipe,
     PosedCollator,
+    RecipeError,
     feature_extractor,
     fold_batch_norm,
     insert_batch_norm,
@@ -249,3 +252,48 @@ def test_two_processes_train_together(detector, tmp_path):
     log = json.loads((tmp_path / "run" / "log.json").read_text())
     assert log[-1]["step"] == 2, "16 pairs, 4 for each of 2 processes a step"
     assert LightGlueForKeypointMatching.from_pretrained(tmp_path / "run")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trainer_with_gradient_checkpointing(detector, tmp_path, checkpointing):
+    """On every supported transformers: each calls `gradient_checkpointing_enable` with other keywords."""
+    recipe = MatcherRecipe(
+        tmp_path, detector=detector, pairs=8, **{**MATCHER, "gradient_checkpointing": checkpointing, "bf16": False}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        model = train_matcher(recipe)
+    enabled = [layer.gradient_checkpointing for layer in model.transformer_layers]
+    assert enabled == [checkpointing] * 3
+    assert all(np.isfinite(losses(tmp_path)))
+
+
+def test_a_card_says_what_was_trained_and_how(detector, matcher):
+    for directory, task in ((detector, "keypoint-detection"), (matcher, "keypoint-matching")):
+        card = huggingface_hub.ModelCard.load(Path(directory, "README.md"))
+        card.data.to_dict()
+        assert card.data.pipeline_tag == task
+        assert f"from {losses(directory)[0]:.3f} to {losses(directory)[-1]:.3f}" in card.text
+        assert '"learning_rate": ' in card.text
+        code = card.text.split("```python\n")[1].split("```")[0]
+        compile(code, "card", "exec")
+    assert str(detector) in card.text
+    assert "warps of procedural canvases" in card.text
+
+
+def test_the_usage_in_a_card_runs(matcher, tmp_path, monkeypatch):
+    code = Path(matcher, "README.md").read_text().split("```python\n")[1].split("```")[0]
+    for name in ("left", "right"):
+        Image.fromarray(render_textures(1, 64, 96, 0)[0]).save(tmp_path / f"{name}.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code.replace('"..."', repr(str(matcher))), found)
+    assert found["outputs"].matches.shape[:2] == (1, 2)
+
+
+def test_a_matcher_without_a_detector_has_no_detector_to_train_on(scenes, tmp_path):
+    recipe = posed_recipe(scenes, tmp_path / "run", features=scenes / "features.h5", pairs=4, warmup_steps=1)
+    train_matcher(recipe)
+    assert not Path(recipe.output_dir, "preprocessor_config.json").exists()
+    with pytest.raises(RecipeError, match="is a matcher without a detector"):
+        train_matcher(MatcherRecipe(tmp_path / "next", detector=recipe.output_dir, pairs=4, **MATCHER))
