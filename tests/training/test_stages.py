@@ -59,7 +59,7 @@ def detector(tmp_path_factory):
 
 def test_training_the_detector_lowers_its_loss(detector):
     first, *_, last = losses(detector)
-    assert last < 0.9 * first
+    assert last < 0.9 * first, "seven seeds ended between 0.76 and 0.82 of it"
     recipe = json.loads((detector / "recipe.json").read_text())
     assert recipe["pairs"] == 400
     model, info = SuperPointForKeypointDetection.from_pretrained(detector, output_loading_info=True)
@@ -70,15 +70,24 @@ def test_training_the_detector_lowers_its_loss(detector):
 
 @pytest.fixture(scope="module")
 def matcher(detector, tmp_path_factory):
-    """Sixty steps of stage 1."""
-    recipe = MatcherRecipe(str(tmp_path_factory.mktemp("matcher")), detector=str(detector), pairs=240, **MATCHER)
+    """Twenty steps of stage 1."""
+    recipe = MatcherRecipe(str(tmp_path_factory.mktemp("matcher")), detector=str(detector), pairs=80, **MATCHER)
     train_matcher(recipe)
     return recipe.output_dir
 
 
-def test_training_the_matcher_lowers_its_loss(matcher):
-    first, *_, last = losses(matcher)
-    assert last < first
+def test_stage_one_changes_the_matcher_and_not_the_detector(detector, matcher):
+    """That it learns is shown by test_features_of_a_file, whose pair is always the same."""
+    log = json.loads(Path(matcher, "log.json").read_text())
+    assert log[-1]["step"] == 20
+    assert np.isfinite(losses(matcher)).all()
+    trained = LightGlueForKeypointMatching.from_pretrained(matcher)
+    kept = SuperPointForKeypointDetection.from_pretrained(detector).state_dict()
+    for name, value in trained.keypoint_detector.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+    for name, value in trained.named_parameters():
+        if name.endswith(("token.bias", "v_proj.bias", "o_proj.bias")):  # new ones are zero
+            assert value.abs().max() > 0, name
 
 
 def test_the_second_stage_changes_no_match(detector, matcher, tmp_path):
@@ -186,7 +195,7 @@ def test_features_of_a_file(scenes, tmp_path):
     assert (model.config.add_scale_ori, model.config.input_dim) == (True, 12)
     assert not model.config.use_keypoint_detector
     first, *_, last = losses(recipe.output_dir)
-    assert last < first
+    assert last < 0.8 * first, "the same pair at every step; ten seeds ended between 0.50 and 0.62 of it"
 
 
 def test_the_example_trains_both_stages_from_the_bundled_checkpoint(tmp_path):
