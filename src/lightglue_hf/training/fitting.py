@@ -1,6 +1,7 @@
 """`transformers.Trainer` on a recipe."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def training_arguments(recipe: Recipe) -> Any:
     from transformers import TrainingArguments
 
     steps = recipe.pairs // recipe.batch_size
+    names = {entry.name for entry in fields(TrainingArguments)}  # renamed in transformers 5.24
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     arguments = TrainingArguments(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size,
@@ -48,7 +51,8 @@ def training_arguments(recipe: Recipe) -> Any:
         lr_scheduler_kwargs={"min_lr_rate": 0.01},
         warmup_steps=recipe.warmup_steps,
         bf16=bool(recipe.bf16),
-        gradient_checkpointing=recipe.gradient_checkpointing,
+        # layers share the rotary encoding, with its gradient: not re-entrant
+        **{checkpointing: recipe.gradient_checkpointing, f"{checkpointing}_kwargs": {"use_reentrant": False}},
         use_cpu=not torch.cuda.is_available(),
         # without a GPU accelerate has to be told; told of it with one process alone, it expects others
         ddp_backend="gloo" if torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available() else None,
