@@ -39,6 +39,10 @@ def training_arguments(recipe: Recipe) -> Any:
     steps = recipe.pairs // recipe.batch_size
     names = {entry.name for entry in fields(TrainingArguments)}  # renamed in transformers 5.24
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    not_reentrant: dict[str, Any] = {
+        checkpointing: recipe.gradient_checkpointing,
+        f"{checkpointing}_kwargs": {"use_reentrant": False},
+    }
     arguments = TrainingArguments(
         output_dir=recipe.output_dir,
         per_device_train_batch_size=recipe.batch_size,
@@ -52,7 +56,7 @@ def training_arguments(recipe: Recipe) -> Any:
         warmup_steps=recipe.warmup_steps,
         bf16=bool(recipe.bf16),
         # layers share the rotary encoding, with its gradient: not re-entrant
-        **{checkpointing: recipe.gradient_checkpointing, f"{checkpointing}_kwargs": {"use_reentrant": False}},
+        **not_reentrant,
         use_cpu=not torch.cuda.is_available(),
         # without a GPU accelerate has to be told; told of it with one process alone, it expects others
         ddp_backend="gloo" if torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available() else None,
