@@ -32,6 +32,8 @@ _MODULES = {
     "SuperPointForKeypointDetection": "detectors.superpoint",
     "OVModelForKeypointMatching": "runtime",
     "ORTModelForKeypointMatching": "runtime",
+    "checkpoint": "convert.published",
+    "located": "convert.published",
     "plot_images": "visualization",
     "plot_keypoints": "visualization",
     "plot_matches": "visualization",

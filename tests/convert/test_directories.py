@@ -30,8 +30,8 @@ from lightglue_hf import (
 )
 from lightglue_hf.cli import commands as cli
 from lightglue_hf.convert import directories
-from lightglue_hf.convert.directories import PUBLISHED
-from lightglue_hf.convert.state_dicts import load_pickle
+from lightglue_hf.convert.published import PUBLISHED
+from lightglue_hf.convert.reading import load_pickle
 
 from ..reference import CASES, FIXTURES, KINDS, features_of_case, load, released_names
 from ..tiny import different_pairs, whole_model
@@ -242,9 +242,9 @@ def test_a_matcher_of_other_features_takes_no_superpoint(tmp_path, failing):
     other = save(small_superpoint(64), tmp_path / "64.pth")
     sift, disk = (save(tensors_of(kind), tmp_path / f"{kind}.pth") for kind in ("sift", "disk"))
     assert "with scale and orientation" in failing(sift, tmp_path / "out", "--superpoint", superpoint)
-    assert "takes 32-dimensional" in failing(disk, tmp_path / "out", "--superpoint", other)
+    assert "disk.pth takes 32-dimensional descriptors, and 64.pth, which is SuperPoint, gives 64" in failing(disk, tmp_path / "out", "--superpoint", other)
     assert "sp.pth is or has a detector already" in failing(superpoint, tmp_path / "out", "--superpoint", other)
-    assert "disk.pth is no SuperPoint" in failing(disk, tmp_path / "out", "--superpoint", disk)
+    assert "disk.pth is no detector of this package: this is a LightGlue matcher" in failing(disk, tmp_path / "out", "--superpoint", disk)
 
 
 # -- glue-factory and transformers
@@ -282,7 +282,7 @@ def test_a_checkpoint_of_glue_factory_s_training(tmp_path, capsys):
 def test_another_extractor_of_glue_factory_is_left_out_and_said_so(tmp_path, capsys):
     tensors = {**gluefactory_names(tensors_of("disk")), "extractor.score_head.0.weight": torch.ones(1)}
     convert(save({"model": tensors}, tmp_path / "a.tar"), tmp_path / "out")
-    assert "left out: 1 tensors of extractor, which is no SuperPoint" in capsys.readouterr().out
+    assert "left out: 1 tensors of extractor, which is no detector of this package" in capsys.readouterr().out
 
 
 def saved_model(directory):
@@ -471,7 +471,7 @@ def test_places_that_cannot_be_read_or_written(tmp_path, failing):
     convert(source, tmp_path / "out")
     assert "exists already" in failing("--to", "cvg", tmp_path / "out", source)
     assert "must end in .pth or .safetensors" in failing("--to", "cvg", tmp_path / "out", tmp_path / "a.onnx")
-    assert "--superpoint" in failing("--to", "cvg", tmp_path / "out", tmp_path / "b.pth", "--superpoint", "c.pth")
+    assert "--detector" in failing("--to", "cvg", tmp_path / "out", tmp_path / "b.pth", "--superpoint", "c.pth")
     assert "--private needs" in failing(source, tmp_path / "b", "--private")
     assert "--verify" in failing("--to", "cvg", tmp_path / "out", tmp_path / "b.pth", "--verify")
 
