@@ -30,6 +30,8 @@ _MODULES = {
     "KeypointMatchingPipeline": "pipeline_keypoint_matching",
     "SuperPointConfig": "detectors.configuration_superpoint",
     "SuperPointForKeypointDetection": "detectors.superpoint",
+    "ALIKEDConfig": "detectors.configuration_aliked",
+    "ALIKEDForKeypointDetection": "detectors.aliked",
     "OVModelForKeypointMatching": "runtime",
     "ORTModelForKeypointMatching": "runtime",
     "checkpoint": "convert.published",

@@ -20,6 +20,7 @@ DETECTORS = {
     "superpoint": DetectorClasses(
         "configuration_superpoint", "SuperPointConfig", "superpoint", "SuperPointForKeypointDetection"
     ),
+    "aliked": DetectorClasses("configuration_aliked", "ALIKEDConfig", "aliked", "ALIKEDForKeypointDetection"),
 }
 """By `model_type`; none of them is imported before it is asked for."""
 
