@@ -38,7 +38,14 @@ LIGHTGLUE_NAMES = {
 # Those are the names of the released files. Today's code says transformers.i.self_attn, and also saves the buffer
 # confidence_thresholds, which follows from the number of layers; glue-factory puts matcher. before either.
 CURRENT_NAME = re.compile(r"transformers\.(\d+)\.((?:self|cross)_attn)\.")
-DROPPED = re.compile(r"confidence_thresholds|log_assignment\.\d+\.r")
+# Its detector, extractor., is another model; that of LighterGlue's file is an XFeat with other statistics in its batch
+# norms than the XFeat that is published.
+DROPPED = re.compile(r"confidence_thresholds|log_assignment\.\d+\.r|extractor\..*")
+
+# LighterGlue, the matcher of XFeat, is known by its sizes, and comes with settings of its own.
+# Source: verlab/accelerated_features, `LighterGlue.default_conf_xfeat`
+LIGHTERGLUE_SIZES = {"input_dim": 64, "descriptor_dim": 96, "num_hidden_layers": 6, "num_attention_heads": 1}
+LIGHTERGLUE_SETTINGS = {"depth_confidence": -1.0, "width_confidence": 0.95, "filter_threshold": 0.1}
 
 # Magic Leap's name: SuperPoint-Open's, ours
 SUPERPOINT_NAMES = {
@@ -69,10 +76,12 @@ def convert_lightglue_state_dict(
     """A matcher of any project as a configuration and state dict of [`LightGlueForKeypointMatching`].
 
     Depth, widths, heads and the kind of positional encoding are read from the tensors. The model is the matcher alone
-    (`use_keypoint_detector=False`) unless overridden.
+    (`use_keypoint_detector=False`) unless overridden; a detector beside it, `extractor.`, is left out. One of
+    LighterGlue's sizes gets LighterGlue's settings.
 
     Args:
-        state_dict: in the names of cvg's released files, of its present code, of glue-factory or of transformers.
+        state_dict: in the names of cvg's released files, of its present code, of glue-factory (also LighterGlue's) or
+            of transformers.
         config_overrides: fields of the configuration.
 
     Raises:
@@ -99,7 +108,9 @@ def convert_lightglue_state_dict(
         else:
             converted |= {name: remaining.pop(name).clone() for name in ours if name in remaining}
 
-    config = LightGlueConfig(**{**lightglue_sizes(converted, layers), **config_overrides})
+    sizes = lightglue_sizes(converted, layers)
+    settings = LIGHTERGLUE_SETTINGS if sizes.items() >= LIGHTERGLUE_SIZES.items() else {}
+    config = LightGlueConfig(**{**sizes, **settings, **config_overrides})
     check_tensors(LightGlueForKeypointMatching, config, converted)
     return config, converted
 

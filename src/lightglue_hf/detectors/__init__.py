@@ -21,6 +21,8 @@ DETECTORS = {
         "configuration_superpoint", "SuperPointConfig", "superpoint", "SuperPointForKeypointDetection"
     ),
     "aliked": DetectorClasses("configuration_aliked", "ALIKEDConfig", "aliked", "ALIKEDForKeypointDetection"),
+    "disk": DetectorClasses("configuration_disk", "DISKConfig", "disk", "DISKForKeypointDetection"),
+    "xfeat": DetectorClasses("configuration_xfeat", "XFeatConfig", "xfeat", "XFeatForKeypointDetection"),
 }
 """By `model_type`; none of them is imported before it is asked for."""
 

@@ -39,3 +39,11 @@ def full_precision_conv(conv: nn.Module, x: Tensor) -> Tensor:
         return conv(x)
     with torch.autocast(device, enabled=False):
         return conv(x.to(next(conv.parameters()).dtype))
+
+
+class FullPrecisionConv2d(nn.Conv2d):
+    """Computes in float32 whatever the type of its weights, even under autocast: scores whose maxima are looked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self._conv_forward(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())

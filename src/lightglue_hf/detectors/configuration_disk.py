@@ -1,0 +1,87 @@
+"""Configuration of DISK."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from ..features import KeypointDetectorConfig
+
+
+class DISKConfig(KeypointDetectorConfig, PretrainedConfig):
+    """Configuration of [`DISKForKeypointDetection`]; the defaults are the published `depth-save.pth`.
+
+    Args:
+        encoder_hidden_sizes: channels of the levels on the way down, the first of whole images, each next one of half
+            the side.
+        decoder_hidden_sizes: channels of the levels on the way up, without the last, which gives descriptors and
+            scores.
+        descriptor_dim: width of the descriptors.
+        keypoint_threshold: a keypoint's score, an unbounded logit, is strictly greater; at least 0.
+        max_keypoints: the best so many of each image are kept; -1 keeps all.
+        window: pixels, odd: a keypoint's score is the largest of the square of that side around it, which lies
+            within the image.
+        initializer_range: standard deviation of the weights of a new model.
+
+    Raises:
+        ValueError: a number out of its range, named.
+    """
+
+    model_type = "disk"
+
+    def __init__(
+        self,
+        encoder_hidden_sizes: Iterable[int] = (16, 32, 64, 64, 64),
+        decoder_hidden_sizes: Iterable[int] = (64, 64, 64),
+        descriptor_dim: int = 128,
+        keypoint_threshold: float = 0.0,
+        max_keypoints: int = -1,
+        window: int = 5,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder_hidden_sizes = _widths("encoder_hidden_sizes", encoder_hidden_sizes)
+        self.decoder_hidden_sizes = _widths("decoder_hidden_sizes", decoder_hidden_sizes)
+        if len(self.encoder_hidden_sizes) < 2:
+            raise ValueError(f"encoder_hidden_sizes must be at least 2 widths, got {self.encoder_hidden_sizes}")
+        if len(self.decoder_hidden_sizes) != len(self.encoder_hidden_sizes) - 2:
+            raise ValueError(
+                f"decoder_hidden_sizes must be {len(self.encoder_hidden_sizes) - 2} widths, two fewer than "
+                f"encoder_hidden_sizes, got {self.decoder_hidden_sizes}"
+            )
+        if descriptor_dim < 1:
+            raise ValueError(f"descriptor_dim must be at least 1, got {descriptor_dim}")
+        if not keypoint_threshold >= 0:
+            raise ValueError(f"keypoint_threshold must be at least 0, got {keypoint_threshold}")
+        if max_keypoints < -1:
+            raise ValueError(f"max_keypoints must be at least 0, or -1 for all, got {max_keypoints}")
+        if window < 1 or window % 2 == 0:
+            raise ValueError(f"window must be an odd number of pixels, got {window}")
+        self.descriptor_dim = descriptor_dim
+        self.keypoint_threshold = float(keypoint_threshold)
+        self.max_keypoints = max_keypoints
+        self.window = window
+        self.initializer_range = initializer_range
+        super().__init__(**kwargs)
+
+    @property
+    def stride(self) -> int:  # type: ignore[override]
+        """Pixels: images are padded with zeros to a multiple of it."""
+        return 2 ** (len(self.encoder_hidden_sizes) - 1)
+
+    @property
+    def float32_modules(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The first convolution and the last."""
+        return "unet.path_down.0.1.3", f"unet.path_up.{len(self.decoder_hidden_sizes)}.conv.3"
+
+
+def _widths(name: str, values: Iterable[int]) -> list[int]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a list of whole numbers, got {values!r}")
+    widths = list(values)
+    if min(widths, default=1) < 1:
+        raise ValueError(f"{name} must be widths of at least 1, got {widths}")
+    return widths
+
+
+__all__ = ["DISKConfig"]
