@@ -20,6 +20,10 @@ DETECTORS = {
     "superpoint": DetectorClasses(
         "configuration_superpoint", "SuperPointConfig", "superpoint", "SuperPointForKeypointDetection"
     ),
+    "sift": DetectorClasses("configuration_sift", "SIFTConfig", "sift", "SIFTForKeypointDetection"),
+    "doghardnet": DetectorClasses(
+        "configuration_doghardnet", "DoGHardNetConfig", "doghardnet", "DoGHardNetForKeypointDetection"
+    ),
 }
 """By `model_type`; none of them is imported before it is asked for."""
 
