@@ -6,6 +6,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from .detectors import configuration_class
 
+MOST_LAYERS = 1000  # a number beyond it is no model, but an attempt to fill the memory
+
 
 class LightGlueConfig(PretrainedConfig):
     """Configuration of [`LightGlueForKeypointMatching`]; the defaults are the published `superpoint_lightglue`.
@@ -66,8 +68,8 @@ class LightGlueConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         num_key_value_heads = num_key_value_heads or num_attention_heads
-        if num_hidden_layers < 1:
-            raise ValueError(f"num_hidden_layers must be at least 1, got {num_hidden_layers}")
+        if not 1 <= num_hidden_layers <= MOST_LAYERS:
+            raise ValueError(f"num_hidden_layers must be at least 1 and at most {MOST_LAYERS}, got {num_hidden_layers}")
         if descriptor_dim % (2 * num_attention_heads):
             raise ValueError(
                 f"descriptor_dim must be a multiple of 2 * num_attention_heads (rotary pairs), "

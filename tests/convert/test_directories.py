@@ -242,9 +242,13 @@ def test_a_matcher_of_other_features_takes_no_superpoint(tmp_path, failing):
     other = save(small_superpoint(64), tmp_path / "64.pth")
     sift, disk = (save(tensors_of(kind), tmp_path / f"{kind}.pth") for kind in ("sift", "disk"))
     assert "with scale and orientation" in failing(sift, tmp_path / "out", "--superpoint", superpoint)
-    assert "disk.pth takes 32-dimensional descriptors, and 64.pth, which is SuperPoint, gives 64" in failing(disk, tmp_path / "out", "--superpoint", other)
+    assert "disk.pth takes 32-dimensional descriptors, and 64.pth, which is SuperPoint, gives 64" in failing(
+        disk, tmp_path / "out", "--superpoint", other
+    )
     assert "sp.pth is or has a detector already" in failing(superpoint, tmp_path / "out", "--superpoint", other)
-    assert "disk.pth is no detector of this package: this is a LightGlue matcher" in failing(disk, tmp_path / "out", "--superpoint", disk)
+    assert "disk.pth is no detector of this package: this is a LightGlue matcher" in failing(
+        disk, tmp_path / "out", "--superpoint", disk
+    )
 
 
 # -- glue-factory and transformers

@@ -235,7 +235,10 @@ def test_what_is_no_tensor_of_numbers_is_named(value):
 def test_other_shapes_are_listed():
     tensors = checkpoint()
     tensors["transformers.0.cross_attn.to_v.bias"] = torch.ones(31)
-    with pytest.raises(ValueError, match=r"of another shape: transformer_layers\.0\.cross_attention\.v_proj\.bias \(31,\) instead of \(32,\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"of another shape: transformer_layers\.0\.cross_attention\.v_proj\.bias \(31,\) instead of \(32,\)$",
+    ):
         convert_lightglue_state_dict(tensors)
 
 

