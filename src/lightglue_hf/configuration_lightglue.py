@@ -84,15 +84,9 @@ class LightGlueConfig(PretrainedConfig):
                 f"{num_attention_heads}"
             )
         self.keypoint_detector_config = detector_config(keypoint_detector_config)
-        if (
-            add_scale_ori
-            and use_keypoint_detector
-            and not getattr(self.keypoint_detector_config, "has_scale_ori", True)
-        ):
-            raise ValueError(
-                f"add_scale_ori=True needs scales and orientations, and {type(self.keypoint_detector_config).__name__} "
-                "declares has_scale_ori = False"
-            )
+        detector = self.keypoint_detector_config
+        if add_scale_ori and use_keypoint_detector and not getattr(detector, "has_scale_ori", True):
+            raise ValueError(f"add_scale_ori=True, but {type(detector).__name__} declares has_scale_ori=False")
         self.descriptor_dim = descriptor_dim
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
