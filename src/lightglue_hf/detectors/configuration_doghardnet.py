@@ -15,7 +15,8 @@ class DoGHardNetConfig(DifferenceOfGaussiansConfig):
         patch_rotation: "clockwise", as OpenCV means its orientations, turns patches with the keypoints, so that
             descriptors stay as they are when a photo is turned. cvg's, with which the published matcher was trained,
             turns them "counterclockwise" (kornia/kornia#573): descriptors stay as they are in upright photos only.
-        keypoint_threshold, edge_threshold, num_octave_layers, max_keypoints, nms_radius: see [`SIFTConfig`].
+        keypoint_threshold, edge_threshold, num_octave_layers, max_keypoints, nms_radius, precise_upscale: see
+            [`SIFTConfig`].
 
     Raises:
         ValueError: a number out of its range, named.

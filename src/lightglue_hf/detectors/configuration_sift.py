@@ -22,6 +22,7 @@ class DifferenceOfGaussiansConfig(KeypointDetectorConfig, PretrainedConfig):
         num_octave_layers: int = 4,
         max_keypoints: int = 4096,
         nms_radius: int = 0,
+        precise_upscale: bool = False,
         **kwargs: Any,
     ) -> None:
         if num_octave_layers < 1:
@@ -33,6 +34,7 @@ class DifferenceOfGaussiansConfig(KeypointDetectorConfig, PretrainedConfig):
         self.num_octave_layers = num_octave_layers
         self.max_keypoints = max_keypoints
         self.nms_radius = nms_radius
+        self.precise_upscale = precise_upscale
         super().__init__(**kwargs)
 
 
@@ -50,6 +52,8 @@ class SIFTConfig(DifferenceOfGaussiansConfig):
         max_keypoints: the best so many of each image are kept; -1 keeps all.
         nms_radius: pixels; no two keypoints of an image are nearer than this along both axes. 0 leaves one keypoint
             a pixel, of one orientation.
+        precise_upscale: keypoints lie where they are. Otherwise, which is OpenCV's default and cvg's, they lie a
+            quarter of a pixel further right and down: positions in an image of twice the size are simply halved.
         rootsift: descriptors are the square roots of SIFT's (Arandjelovic and Zisserman, CVPR 2012).
 
     Raises:

@@ -148,8 +148,8 @@ class DoGHardNetForKeypointDetection(KeypointDetector, CheckedLoading, PreTraine
     def describe(self, image: Tensor, features: KeypointFeatures) -> Tensor:
         """`(n, 128)` descriptors of the keypoints, `shape` `()`, of an image `(1, 1, height, width)` float32."""
         clockwise = self.config.patch_rotation == "clockwise"
-        frames = (features[name] for name in ("keypoints", "scales", "orientations"))
-        patches = cut_patches(image, *frames, self.config.patch_extent, clockwise)
+        keypoints, scales, orientations = (features[name] for name in ("keypoints", "scales", "orientations"))
+        patches = cut_patches(image, keypoints, scales, orientations, self.config.patch_extent, clockwise)
         parts = [self.hardnet(part) for part in patches.split(AT_ONCE) if len(part)]
         return torch.cat([patches.new_zeros(0, self.config.descriptor_dim, dtype=self.dtype), *parts])
 

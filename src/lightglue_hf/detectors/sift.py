@@ -39,6 +39,7 @@ def detect_and_describe(image: np.ndarray, config: DifferenceOfGaussiansConfig, 
         nOctaveLayers=config.num_octave_layers,
         contrastThreshold=config.keypoint_threshold,
         edgeThreshold=config.edge_threshold,
+        enable_precise_upscale=config.precise_upscale,
     )
     image = np.ascontiguousarray(image)
     found, descriptors = sift.detectAndCompute(image, None) if describe else (sift.detect(image, None), None)
@@ -97,7 +98,7 @@ def to_root_sift(descriptors: Tensor, eps: float = 1e-6) -> Tensor:
 def to_grey_levels(pixel_values: Tensor) -> np.ndarray:
     """The first channel of `(images, channels, height, width)` in [0, 1] as `(images, height, width)` uint8.
 
-    By truncation, as in cvg/LightGlue@1fd587b. Half precision misses the grey level to either side of it: it is rounded.
+    By truncation, as in cvg/LightGlue@1fd587b; pixels in half precision lie to either side of theirs and are rounded.
     """
     levels = 255 * pixel_values[:, 0].detach().float().cpu()
     if pixel_values.dtype in (torch.float16, torch.bfloat16):
