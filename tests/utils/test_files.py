@@ -31,17 +31,26 @@ def test_what_is_made_takes_its_place_when_it_is_whole(tmp_path):
 
 
 def test_an_error_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "out") as (_, made):
-        made.write_text("half")
-        raise KeyboardInterrupt
+    def interrupted():
+        with replacing(tmp_path / "out") as (_, made):
+            made.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_replaced(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(FileExistsError, match="exists already"), replacing(out) as (_, made):
-        made.write_text("late")
-        out.write_text("early")  # another process was faster
+
+    def late():
+        with replacing(out) as (_, made):
+            made.write_text("late")
+            out.write_text("early")  # another process was faster
+
+    with pytest.raises(FileExistsError, match="exists already"):
+        late()
     assert out.read_text() == "early"
     with pytest.raises(FileExistsError), replacing(out):
         pytest.fail("it exists")

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..detectors.configuration_sift import SIFTConfig
 from .aliked import aliked_to_published, convert_aliked_state_dict, is_aliked
 from .disk import convert_disk_state_dict, disk_to_published, is_disk
+from .hardnet import convert_hardnet_state_dict, hardnet_to_published, is_hardnet
 from .state_dicts import convert_superpoint_state_dict, is_superpoint, superpoint_to_magic_leap
 from .xfeat import convert_xfeat_state_dict, is_xfeat, xfeat_to_published
 
@@ -61,6 +62,14 @@ KINDS = {
     ),
     "sift": DetectorKind(
         "SIFT", "https://doi.org/10.1023/B:VISI.0000029664.99615.94", no_file, sift_configuration, None, CVG
+    ),
+    "doghardnet": DetectorKind(
+        "DoGHardNet",
+        "https://arxiv.org/abs/1705.10872",
+        is_hardnet,
+        convert_hardnet_state_dict,
+        hardnet_to_published,
+        CVG,
     ),
 }
 """By `model_type`."""

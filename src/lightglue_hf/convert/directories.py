@@ -221,13 +221,12 @@ def combined(
     settings: dict[str, Any] = {}
     if read.config is not None:
         settings = {name: getattr(read.config, name) for name in LIGHTGLUE_SETTINGS}
+    config, tensors = convert_lightglue_state_dict(matcher, **settings)
     if detection is None:
-        return convert_lightglue_state_dict(matcher, **settings)
+        return config, tensors
     detector_config, detector_tensors = detection
-    config, tensors = convert_lightglue_state_dict(
-        matcher, **settings, use_keypoint_detector=True, keypoint_detector_config=detector_config
-    )
     check_match(read, detector_read, config, detector_config)
+    config.use_keypoint_detector, config.keypoint_detector_config = True, detector_config
     config.input_dim = None  # the detector's
     return config, tensors | {f"keypoint_detector.{name}": tensor for name, tensor in detector_tensors.items()}
 

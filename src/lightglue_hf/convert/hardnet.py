@@ -1,5 +1,6 @@
 """HardNet's checkpoints as DoGHardNet's: the names are the same in DagnyT/hardnet, in kornia 0.8.1 and here."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -39,3 +40,21 @@ def convert_hardnet_state_dict(
     config = DoGHardNetConfig(**config_overrides)
     check_tensors(DoGHardNetForKeypointDetection, config, converted)
     return config, converted
+
+
+def hardnet_to_published(config: DoGHardNetConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The way back: kornia's names, without the counters that old files lack and nothing reads.
+
+    Raises:
+        ValueError: tensors that are not the configuration's, listed.
+    """
+    check_tensors(DoGHardNetForKeypointDetection, config, tensors)
+    return {
+        name.removeprefix("hardnet."): tensor.clone() for name, tensor in tensors.items() if not name.endswith(COUNTER)
+    }
+
+
+def is_hardnet(names: Iterable[str]) -> bool:
+    """Do these names of tensors belong to a HardNet? Its last convolution is the twentieth module."""
+    names = list(names)
+    return all(NAMES in name for name in names) and any(name.endswith(f"{NAMES}19.weight") for name in names)
