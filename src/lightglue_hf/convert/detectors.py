@@ -37,7 +37,7 @@ def sift_configuration(state_dict: dict[str, Tensor], **config_overrides: Any) -
 
 CVG = {"max_keypoints": 2048}  # cvg/LightGlue@1fd587b, demo.ipynb
 
-KINDS = {
+DETECTOR_KINDS = {
     "superpoint": DetectorKind(
         "SuperPoint",
         "https://arxiv.org/abs/1712.07629",
@@ -78,4 +78,4 @@ KINDS = {
 def kind_of(names: Iterable[str]) -> str | None:
     """The `model_type` of the detector whose tensors have these names, or `None`."""
     names = list(names)
-    return next((kind for kind, detector in KINDS.items() if detector.recognise(names)), None)
+    return next((kind for kind, detector in DETECTOR_KINDS.items() if detector.recognise(names)), None)

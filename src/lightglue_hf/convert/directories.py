@@ -20,7 +20,7 @@ from ..configuration_lightglue import LightGlueConfig
 from ..detectors import model_class
 from ..image_processing_lightglue import LightGlueImageProcessor
 from ..utils.files import replacing
-from .detectors import KINDS, kind_of
+from .detectors import DETECTOR_KINDS, kind_of
 from .downloads import Wheels
 from .published import BUNDLED, CHECKPOINTS, PUBLISHED, PublishedCheckpoint, fetch_file, log_licences
 from .reading import CONFIG, PROCESSOR, WEIGHTS, Checkpoint, read_directory, read_source
@@ -154,8 +154,8 @@ def convert_files(source: str, out: Path, detector: str | None, verify: bool, lo
 
 def read_detector(source: str, log: Callable[[str], None]) -> tuple[Part, Checkpoint | None]:
     """A detector for a matcher, and what it was read from: nothing, if it has no weights and is named."""
-    if source in KINDS and KINDS[source].back is None:
-        return KINDS[source].convert({}, **KINDS[source].matching), None
+    if source in DETECTOR_KINDS and DETECTOR_KINDS[source].back is None:
+        return DETECTOR_KINDS[source].convert({}, **DETECTOR_KINDS[source].matching), None
     read = read_source(source, log)
     matcher, tensors, part = split(read, log, for_matcher=True)
     if part is None:
@@ -182,13 +182,17 @@ def split(
         return {}, read.tensors, checked(read.config, read.tensors)
     kind = kind_of(read.tensors)
     if kind is not None:
-        return {}, read.tensors, KINDS[kind].convert(read.tensors, **(KINDS[kind].matching if for_matcher else {}))
+        return (
+            {},
+            read.tensors,
+            DETECTOR_KINDS[kind].convert(read.tensors, **(DETECTOR_KINDS[kind].matching if for_matcher else {})),
+        )
     matcher, detector, detection = read.tensors, {}, None
     for part in ("keypoint_detector", "extractor"):  # transformers' name, and glue-factory's
         matcher, own = without(matcher, part)
         kind = kind_of(own)
         if kind is not None:
-            detector, detection = own, KINDS[kind].convert(own, **KINDS[kind].matching)
+            detector, detection = own, DETECTOR_KINDS[kind].convert(own, **DETECTOR_KINDS[kind].matching)
         elif own:
             log(f"left out: {len(own)} tensors of {part}, which is no detector of this package")
     return matcher, detector, detection
@@ -233,7 +237,7 @@ def combined(
 
 def check_match(read: Checkpoint, detector_read: Checkpoint | None, config: LightGlueConfig, detector: Any) -> None:
     """Raise a ValueError if a matcher was not made, or is known not to be trained, for a detector."""
-    kind = KINDS[detector.model_type].name
+    kind = DETECTOR_KINDS[detector.model_type].name
     published = read.published
     if published is not None and published.trained_on != kind:
         raise ValueError(f"{read.name} was trained on features of {published.trained_on}, and not of {kind}")
@@ -273,7 +277,9 @@ def largest_difference(
         differences.append(lightglue_difference(model, matcher))
     found = getattr(model, "keypoint_detector", None) if matcher else model
     if found is not None and found.config.model_type != "superpoint":
-        log(f"{KINDS[found.config.model_type].name}: not verified, there is no restatement of its mathematics")
+        log(
+            f"{DETECTOR_KINDS[found.config.model_type].name}: not verified, there is no restatement of its mathematics"
+        )
     elif found is not None:
         if "encoder.conv_blocks.0.conv_a.weight" in detector:  # transformers' names
             detector = superpoint_to_magic_leap(found.config, found.state_dict())
@@ -329,7 +335,7 @@ def convert_back(
         raise ValueError(f"--detector: {out} is where the matcher is to be written")
     files: dict[Path, dict[str, Any]] = {}
     if detector is not None or not has_matcher:
-        kind = KINDS.get(detector_config.model_type)
+        kind = DETECTOR_KINDS.get(detector_config.model_type)
         if kind is None or kind.back is None:
             raise ValueError(f"a {detector_config.model_type} has no file to give back")
         files[Path(detector or out)] = kind.back(detector_config, own if has_matcher else tensors)

@@ -362,12 +362,12 @@ def open_shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def what_is(names: Iterable[str]) -> str:
     """What has tensors of these names, for messages about what is something else."""
-    from .detectors import KINDS, kind_of  # which are converted by functions of this module and its likes
+    from .detectors import DETECTOR_KINDS, kind_of  # which are converted by functions of this module and its likes
 
     names = list(names)
     kind = kind_of(names)
     if kind is not None:
-        name = KINDS[kind].name
+        name = DETECTOR_KINDS[kind].name
         return f"this is a{'n' * (name[0] in 'AEIOU')} {name} detector"
     return "this is a LightGlue matcher" if is_lightglue(names) else f"unknown tensors, {', '.join(sorted(names)[:5])}"
 

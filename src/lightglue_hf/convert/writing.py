@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..detectors import model_class
-from .detectors import KINDS
+from .detectors import DETECTOR_KINDS
 from .published import MAGIC_LEAP_LICENCE, NON_COMMERCIAL
 from .reading import WEIGHTS, Checkpoint
 from .state_dicts import is_superpoint_open
@@ -52,7 +52,7 @@ def write_card(
     detector_config = None
     if not has_matcher or config.use_keypoint_detector:
         detector_config = config.keypoint_detector_config if has_matcher else config
-    kind = None if detector_config is None else KINDS.get(detector_config.model_type)
+    kind = None if detector_config is None else DETECTOR_KINDS.get(detector_config.model_type)
     matcher_licence = source.published.licence if source.published else "unknown"
     detector_licence = None
     if detector_source is not None:
