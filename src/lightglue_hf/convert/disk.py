@@ -44,7 +44,7 @@ def convert_disk_state_dict(
         raise ValueError(f"given twice, with the prefix {PREFIX} and without")
 
     def widths(pattern: str) -> list[int]:
-        found = []
+        found: list[int] = []
         while (weight := tensors.get(pattern.format(len(found)))) is not None:
             found.append(weight.shape[:1].numel())
         return found

@@ -38,9 +38,8 @@ LIGHTGLUE_NAMES = {
 # Those are the names of the released files. Today's code says transformers.i.self_attn, and also saves the buffer
 # confidence_thresholds, which follows from the number of layers; glue-factory puts matcher. before either.
 CURRENT_NAME = re.compile(r"transformers\.(\d+)\.((?:self|cross)_attn)\.")
-# Its detector, extractor., is another model; that of LighterGlue's file is an XFeat with other statistics in its batch
-# norms than the XFeat that is published.
-DROPPED = re.compile(r"confidence_thresholds|log_assignment\.\d+\.r|extractor\..*")
+# LighterGlue's file also has an XFeat, which is not quite the one that is published: see xfeat.py.
+DROPPED = re.compile(r"confidence_thresholds|log_assignment\.\d+\.r|extractor\.model\.net\..*")
 
 # LighterGlue, the matcher of XFeat, is known by its sizes, and comes with settings of its own.
 # Source: verlab/accelerated_features, `LighterGlue.default_conf_xfeat`
@@ -76,12 +75,12 @@ def convert_lightglue_state_dict(
     """A matcher of any project as a configuration and state dict of [`LightGlueForKeypointMatching`].
 
     Depth, widths, heads and the kind of positional encoding are read from the tensors. The model is the matcher alone
-    (`use_keypoint_detector=False`) unless overridden; a detector beside it, `extractor.`, is left out. One of
-    LighterGlue's sizes gets LighterGlue's settings.
+    (`use_keypoint_detector=False`) unless overridden. A matcher of LighterGlue's sizes gets LighterGlue's settings;
+    the XFeat beside it in the published file is left out.
 
     Args:
-        state_dict: in the names of cvg's released files, of its present code, of glue-factory (also LighterGlue's) or
-            of transformers.
+        state_dict: in the names of cvg's released files, of its present code, of glue-factory, which are also
+            LighterGlue's, or of transformers.
         config_overrides: fields of the configuration.
 
     Raises:

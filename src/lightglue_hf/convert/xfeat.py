@@ -1,12 +1,14 @@
 """Checkpoints of XFeat.
 
 Source: verlab/accelerated_features (`xfeat.pt`), whose names are ours. Its matcher, LighterGlue
-(`xfeat-lighterglue.pt`), is a LightGlue: see `convert_lightglue_state_dict`.
+(`xfeat-lighterglue.pt`), is a LightGlue, which `convert_lightglue_state_dict` reads. The second XFeat of that file has
+other statistics in its batch norms; published descriptors and matches are those of `xfeat.pt`, and it is left out.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..detectors.xfeat import XFeatConfig, XFeatForKeypointDetection
@@ -32,8 +34,9 @@ def convert_xfeat_state_dict(
     """
     check_numbers(state_dict)
     tensors = {name: tensor.clone() for name, tensor in state_dict.items()}
-    features = tensors.get("block_fusion.2.weight")
-    sizes = {} if features is None or not features.shape[:1].numel() else {"descriptor_dim": features.shape[0]}
+    sizes = {}
+    if width := tensors.get("block_fusion.2.bias", torch.empty(0)).numel():
+        sizes = {"descriptor_dim": width}
     config = XFeatConfig(**{**sizes, **config_overrides})
     check_tensors(XFeatForKeypointDetection, config, tensors)
     return config, tensors

@@ -5,6 +5,8 @@ and above zero. Parameter names are those of the checkpoints of cvlab-epfl/disk;
 does it, see [`DISKForKeypointDetection`].
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -100,7 +102,7 @@ class DISKUnet(nn.Module):
     def __init__(self, config: DISKConfig) -> None:
         super().__init__()
         down, up = config.encoder_hidden_sizes, config.decoder_hidden_sizes
-        same = {"kernel_size": KERNEL, "padding": KERNEL // 2}
+        same: dict[str, Any] = {"kernel_size": KERNEL, "padding": KERNEL // 2}
         first = FullPrecisionConv2d(3, down[0], **same)
         empty = nn.Identity()
         self.path_down = nn.ModuleList([nn.Sequential(empty, nn.Sequential(empty, empty, empty, first))])

@@ -4,6 +4,8 @@ Parameter names are those of the checkpoints of verlab/accelerated_features, who
 kept, the odd ones included: they give the keypoints that its matcher, LighterGlue, knows.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +34,8 @@ class XFeatLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self.layer(x)
+        conv: Any
+        norm: Any
         conv, norm, _ = self.layer
         # the norm goes into the weights, which are fewer than the pixels
         scale = (norm.running_var.float() + norm.eps).rsqrt()
@@ -51,8 +55,8 @@ def fine_matcher(descriptor_dim: int) -> nn.Sequential:
 
 def normalize_images(grey: Tensor) -> Tensor:
     """Each of `(batch, 1, height, width)` to mean 0 and variance 1."""
-    variance, mean = torch.var_mean(grey, (1, 2, 3), correction=0, keepdim=True)
-    return (grey - mean) * (variance + 1e-5).rsqrt()
+    centred = grey - grey.mean((1, 2, 3), keepdim=True)
+    return centred * (centred.square().mean((1, 2, 3), keepdim=True) + 1e-5).rsqrt()
 
 
 def cells_as_channels(grey: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def full_precision_conv(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 class FullPrecisionConv2d(nn.Conv2d):
-    """Computes in float32 whatever the type of its weights, even under autocast: scores whose maxima are looked for."""
+    """Computes in float32 whatever the type of its weights, even under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
