@@ -100,6 +100,9 @@ class LightGlueConfig(PretrainedConfig):
         self.attention_dropout = number("attention_dropout", attention_dropout, 0, 1)
         self.attention_bias = flag("attention_bias", attention_bias)
         self.keypoint_detector_config = detector_config(keypoint_detector_config)
+        detector = self.keypoint_detector_config
+        if add_scale_ori and use_keypoint_detector and not getattr(detector, "has_scale_ori", True):
+            raise ValueError(f"add_scale_ori=True, but {type(detector).__name__} declares has_scale_ori=False")
         self.trust_remote_code = False
         # derived; transformers reads them under these names, also from a saved configuration
         kwargs.pop("hidden_size", None)
