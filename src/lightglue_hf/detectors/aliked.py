@@ -9,6 +9,8 @@ concatenating and normalising it.
 - Features are put together and normalised at the pixels that descriptors are sampled from, and only there.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -179,7 +181,8 @@ class ALIKEDScoreHead(nn.Sequential):
 
     def share(self, stage: int, features: Tensor) -> Tensor:
         """What one stage, `(batch, dim / 4, ...)` at its size, contributes to the first layer's output."""
-        return pointwise_conv(features, self[0].weight.chunk(STAGES, dim=1)[stage])  # type: ignore[union-attr]
+        conv: Any = self[0]
+        return pointwise_conv(features, conv.weight.chunk(STAGES, dim=1)[stage])
 
     def forward(self, shares: list[Tensor]) -> Tensor:  # type: ignore[override]
         """What all stages contribute, each at its size -> `(batch, height, width)` float32 logits."""
@@ -187,8 +190,9 @@ class ALIKEDScoreHead(nn.Sequential):
         x = shares[0] + next(upsampled)
         for share in upsampled:
             x += share
-        for layer in list(self)[2::2]:
-            x = float32_conv(F.selu_(x), layer.weight, padding=1)  # type: ignore[arg-type]
+        convs: list[Any] = list(self)[2::2]
+        for conv in convs:
+            x = float32_conv(F.selu_(x), conv.weight, padding=1)
         return x[:, 0]
 
 
@@ -226,7 +230,7 @@ class ALIKEDDescriptorHead(nn.Module):
         patch = torch.stack([step.repeat(size), step.repeat_interleave(size)], -1)
         parts, scale = features.at((corner[:, :, None] + patch).flatten(1, 2))
         patches = (torch.cat(parts, 1) * scale).unflatten(2, (-1, size * size))
-        first, last = self.offset_conv[0], self.offset_conv[2]
+        first, _, last = cast(list[nn.Conv2d], list(self.offset_conv))
         hidden = float32_conv(patches, first.weight.flatten(2)[:, :, None], first.bias)  # (b, 2 m, n, 1)
         offsets = float32_conv(F.selu(hidden), last.weight, last.bias)[..., 0]
         limit = extent.float().max() / 4
@@ -245,7 +249,7 @@ class FeatureMap:
     """
 
     def __init__(
-        self, stages: list[Tensor], first_conv: nn.Module, left: int, top: int, width: int, height: int
+        self, stages: list[Tensor], first_conv: nn.Conv2d, left: int, top: int, width: int, height: int
     ) -> None:
         self.stages = [stage.float() for stage in stages]
         self.first_conv = first_conv
@@ -283,7 +287,9 @@ class FeatureMap:
         for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
             pixel = first.long() + vector(x, y, points.device)
             inside = ((pixel >= 0) & (pixel < extent)).all(-1)
-            weight = (fraction[..., 0] if x else 1 - fraction[..., 0]) * (fraction[..., 1] if y else 1 - fraction[..., 1])
+            weight = (fraction[..., 0] if x else 1 - fraction[..., 0]) * (
+                fraction[..., 1] if y else 1 - fraction[..., 1]
+            )
             pixels.append(pixel.minimum(extent - 1).clamp(min=0))
             weights.append(weight * inside)
         features, scale = self.at(torch.cat(pixels, 1))
