@@ -70,6 +70,9 @@ def pointwise_conv(x: Tensor, weight: Tensor) -> Tensor:
 class FrozenBatchNorm(nn.Module):
     """Batch norm by the running statistics, in training, too: an image's features do not depend on other images."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
