@@ -89,7 +89,8 @@ def whole_maps(detector, image):
         for conv, part in zip((detector.conv1, detector.conv2, detector.conv3, detector.conv4), (x1, x2, x3, x4))
     ]
     features = torch.cat(parts, 1)
-    scores = nn.Sequential(*detector.score_head)(features).sigmoid()
+    first, *others = detector.score_head
+    scores = nn.Sequential(*others)(F.conv2d(features, first.weight)).sigmoid()
     inside = (0, slice(top, top + height), slice(left, left + width))
     return scores[0][inside], F.normalize(features, dim=1)[0][:, inside[1], inside[2]]
 

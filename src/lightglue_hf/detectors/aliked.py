@@ -9,6 +9,7 @@ concatenating and normalising it.
 - Features are put together and normalised at the pixels that descriptors are sampled from, and only there.
 """
 
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -172,23 +173,28 @@ class ALIKEDResidualBlock(nn.Module):
 # Heads
 
 
+class ALIKEDStageConv(nn.Conv2d):
+    """The first layer of the score head: a 1x1 convolution, of one stage at a time."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, SCORE_WIDTHS[0], kernel_size=1, bias=False)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:  # type: ignore[override]
+        """What a stage, `(batch, dim / 4, ...)` at its size, contributes to the layer's output, in float32."""
+        return pointwise_conv(features, self.weight.chunk(STAGES, dim=1)[stage])
+
+
 class ALIKEDScoreHead(nn.Sequential):
     """How much of a keypoint each pixel is, from the features of all stages."""
 
     def __init__(self, dim: int) -> None:
-        widths = (dim, *SCORE_WIDTHS)
-        layers: list[nn.Module] = [nn.Conv2d(dim, widths[1], kernel_size=1, bias=False)]
-        for i in range(1, len(widths) - 1):
-            layers += [nn.SELU(), nn.Conv2d(widths[i], widths[i + 1], kernel_size=3, padding=1, bias=False)]
+        layers: list[nn.Module] = [ALIKEDStageConv(dim)]
+        for width, next_width in pairwise(SCORE_WIDTHS):
+            layers += [nn.SELU(), nn.Conv2d(width, next_width, kernel_size=3, padding=1, bias=False)]
         super().__init__(*layers)
 
-    def share(self, stage: int, features: Tensor) -> Tensor:
-        """What one stage, `(batch, dim / 4, ...)` at its size, contributes to the first layer's output."""
-        conv: Any = self[0]
-        return pointwise_conv(features, conv.weight.chunk(STAGES, dim=1)[stage])
-
     def forward(self, shares: list[Tensor]) -> Tensor:  # type: ignore[override]
-        """What all stages contribute, each at its size -> `(batch, height, width)` float32 logits."""
+        """What the first layer makes of each stage, at its size -> `(batch, height, width)` float32 logits."""
         upsampled = (F.interpolate(x, shares[0].shape[-2:], mode="bilinear", align_corners=True) for x in shares[1:])
         x = shares[0] + next(upsampled)
         for share in upsampled:
@@ -389,7 +395,7 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
         for i, (block, conv) in enumerate(zip((self.block2, self.block3, self.block4), convs), start=1):
             x = block(pooled)
             stages.append(F.selu_(conv(x)))
-            shares.append(self.score_head.share(i, stages[i]))
+            shares.append(self.score_head[0](stages[i], i))
             pooled = F.avg_pool2d(x, 4) if i + 1 < STAGES else x
         return stages, shares
 
@@ -398,14 +404,14 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
         height, width = pixels.shape[-2:]
         if not low_memory_cpu(self, pixels):
             x = self.block1(pixels)
-            return x, F.avg_pool2d(x, 2), self.score_head.share(0, F.selu_(self.conv1(x)))
+            return x, F.avg_pool2d(x, 2), self.score_head[0](F.selu_(self.conv1(x)), 0)
         rows = max(STRIP // width, 1) * 2
         parts = []
         for start in range(0, height, rows):
             first = max(start - 2, 0)  # two rows more, which the convolutions see
             x = self.block1(pixels[:, :, first : start + rows + 2])[:, :, start - first :][:, :, :rows]
             features = F.selu_(pointwise_conv(x, self.conv1.weight))
-            parts.append((x, F.avg_pool2d(x, 2), self.score_head.share(0, features)))
+            parts.append((x, F.avg_pool2d(x, 2), self.score_head[0](features, 0)))
         return tuple(torch.cat(maps, 2) for maps in zip(*parts))
 
     def select(self, score_map: Tensor, region: Tensor | None, fixed_shapes: bool) -> tuple[Tensor, Tensor]:
