@@ -9,6 +9,9 @@ concatenating and normalising it.
 - Features are put together and normalised at the pixels that descriptors are sampled from, and only there.
 """
 
+from itertools import pairwise
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,14 +20,15 @@ from transformers import PreTrainedModel
 from ..features import KeypointDetector, KeypointFeatures
 from ..geometry import pixels_inside
 from ..loading import CheckedLoading
-from ..utils.tensors import low_memory_cpu, vector
+from ..utils.tensors import is_traced, low_memory_cpu, vector
 from .configuration_aliked import STAGES, ALIKEDConfig
 from .selection import non_maximum_suppression, select_keypoints
 
 EPSILON = 1e-5  # of the batch norms
 TEMPERATURE = 0.1  # of the scores around a maximum, whose mean position the keypoint is
 SCORE_WIDTHS = (8, 4, 4, 1)
-GROUP = 32  # keypoints that a thread describes at once on a CPU
+STRIP = 1 << 14  # pairs of pixels that are convolved at once on a CPU: 32 channels of them fit into the caches
+GROUP, GROUPS = 32, 8  # keypoints that a thread describes at once on a CPU, and how many such groups there are then
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -35,7 +39,7 @@ def sample(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
     """Maps at points, with zeros around them.
 
     Args:
-        maps: `(batch, channels, height, width)`, or one for all of the batch.
+        maps: `(batch, channels, height, width)`.
         points: `(batch, n, 2)` float32, (x, y) pixels of the map, centre of the first pixel = (0, 0).
         mode: "bilinear" or "nearest".
 
@@ -44,8 +48,7 @@ def sample(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
     """
     height, width = maps.shape[-2:]
     grid = (2 * points + 1) / vector(width, height, points.device, points.dtype) - 1
-    maps = maps.float().expand(len(points), -1, -1, -1)
-    return F.grid_sample(maps, grid[:, None], mode=mode, padding_mode="zeros", align_corners=False)[:, :, 0]
+    return F.grid_sample(maps.float(), grid[:, None], mode=mode, padding_mode="zeros", align_corners=False)[:, :, 0]
 
 
 def float32_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0) -> Tensor:
@@ -57,8 +60,19 @@ def float32_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding:
         return F.conv2d(x.float(), weight.float(), None if bias is None else bias.float(), padding=padding)
 
 
+def pointwise_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution in float32."""
+    if x.device.type != "cpu" or is_traced():
+        return float32_conv(x, weight)
+    with torch.autocast("cpu", enabled=False):  # of few channels a product of matrices is faster, laid out as they are
+        return (x.float().movedim(1, -1) @ weight.float().flatten(1).t()).movedim(-1, 1)
+
+
 class FrozenBatchNorm(nn.Module):
     """Batch norm by the running statistics, in training, too: an image's features do not depend on other images."""
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,7 +121,7 @@ class ALIKEDDeformableConv(nn.Module):
         samples = sample(x, self.tap_positions(self.offset_conv(x).float()).flatten(1, 3))  # (b, c, 9 h w)
         samples = samples.to(x.dtype).unflatten(2, (9, -1)).flatten(1, 2)
         weight, bias = norm.fold(self.regular_conv.weight)
-        return (weight.flatten(1) @ samples + bias[:, None]).unflatten(2, x.shape[-2:])
+        return (weight.flatten(1) @ samples + bias[:, None]).reshape(-1, len(bias), *x.shape[-2:])
 
     def tap_positions(self, offsets: Tensor) -> Tensor:
         """`(batch, 18, height, width)` displacements, before the clamp -> `(batch, 9, height, width, 2)` pixels."""
@@ -159,25 +173,35 @@ class ALIKEDResidualBlock(nn.Module):
 # Heads
 
 
+class ALIKEDStageConv(nn.Conv2d):
+    """The first layer of the score head: a 1x1 convolution, of one stage at a time."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, SCORE_WIDTHS[0], kernel_size=1, bias=False)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:  # type: ignore[override]
+        """What a stage, `(batch, dim / 4, ...)` at its size, contributes to the layer's output, in float32."""
+        return pointwise_conv(features, self.weight.chunk(STAGES, dim=1)[stage])
+
+
 class ALIKEDScoreHead(nn.Sequential):
     """How much of a keypoint each pixel is, from the features of all stages."""
 
     def __init__(self, dim: int) -> None:
-        widths = (dim, *SCORE_WIDTHS)
-        layers: list[nn.Module] = [nn.Conv2d(dim, widths[1], kernel_size=1, bias=False)]
-        for i in range(1, len(widths) - 1):
-            layers += [nn.SELU(), nn.Conv2d(widths[i], widths[i + 1], kernel_size=3, padding=1, bias=False)]
+        layers: list[nn.Module] = [ALIKEDStageConv(dim)]
+        for width, next_width in pairwise(SCORE_WIDTHS):
+            layers += [nn.SELU(), nn.Conv2d(width, next_width, kernel_size=3, padding=1, bias=False)]
         super().__init__(*layers)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:  # type: ignore[override]
-        """The features of the stages, each `(batch, dim / 4, ...)` at its size -> `(batch, height, width)` logits."""
-        size = maps[0].shape[-2:]
-        weights = self[0].weight.chunk(STAGES, dim=1)  # type: ignore[union-attr]
-        x = float32_conv(maps[0], weights[0])
-        for stage, weight in zip(maps[1:], weights[1:]):
-            x = x + F.interpolate(float32_conv(stage, weight), size=size, mode="bilinear", align_corners=True)
-        for layer in list(self)[2::2]:
-            x = float32_conv(F.selu(x), layer.weight, padding=1)
+    def forward(self, shares: list[Tensor]) -> Tensor:  # type: ignore[override]
+        """What the first layer makes of each stage, at its size -> `(batch, height, width)` float32 logits."""
+        upsampled = (F.interpolate(x, shares[0].shape[-2:], mode="bilinear", align_corners=True) for x in shares[1:])
+        x = shares[0] + next(upsampled)
+        for share in upsampled:
+            x += share
+        convs: list[Any] = list(self)[2::2]
+        for conv in convs:
+            x = float32_conv(F.selu_(x), conv.weight, padding=1)
         return x[:, 0]
 
 
@@ -199,22 +223,23 @@ class ALIKEDDescriptorHead(nn.Module):
     def forward(self, features: "FeatureMap", keypoints: Tensor) -> Tensor:
         """`(batch, n, 2)` keypoints in pixels -> `(batch, n, dim)` descriptors of unit length, float32."""
         offsets = self.offsets(features, keypoints)
-        samples = features.sample((keypoints[:, :, None] + offsets).flatten(1, 2)).unflatten(2, offsets.shape[1:3])
+        samples = features.sample((keypoints[:, :, None] + offsets).flatten(1, 2)).unflatten(2, (-1, offsets.shape[2]))
         samples = F.selu_(self.sf_conv(samples.to(self.sf_conv.weight.dtype)))
         descriptors = torch.einsum("bcnm,mcd->bnd", samples, self.agg_weights)
         return F.normalize(descriptors.float(), dim=-1)
 
     def offsets(self, features: "FeatureMap", keypoints: Tensor) -> Tensor:
         """Where a descriptor is sampled: `(batch, n, samples, 2)` pixels (x, y) from its keypoint."""
-        n, size = keypoints.shape[1], self.kernel_size
+        size = self.kernel_size
         extent = vector(features.width, features.height, keypoints.device)
         # The patch lies around the truncated position and, as published, never reaches the last row and column.
         corner = keypoints.long() - size // 2
         corner = corner.minimum(extent - size - 1).clamp(min=0)
         step = torch.arange(size, device=keypoints.device)
         patch = torch.stack([step.repeat(size), step.repeat_interleave(size)], -1)
-        patches = features.at((corner[:, :, None] + patch).flatten(1, 2)).unflatten(2, (n, size * size))
-        first, last = self.offset_conv[0], self.offset_conv[2]
+        parts, scale = features.at((corner[:, :, None] + patch).flatten(1, 2))
+        patches = (torch.cat(parts, 1) * scale).unflatten(2, (-1, size * size))
+        first, _, last = cast(list[nn.Conv2d], list(self.offset_conv))
         hidden = float32_conv(patches, first.weight.flatten(2)[:, :, None], first.bias)  # (b, 2 m, n, 1)
         offsets = float32_conv(F.selu(hidden), last.weight, last.bias)[..., 0]
         limit = extent.float().max() / 4
@@ -233,38 +258,52 @@ class FeatureMap:
     """
 
     def __init__(
-        self, stages: list[Tensor], first_conv: nn.Module, left: int, top: int, width: int, height: int
+        self, stages: list[Tensor], first_conv: nn.Conv2d, left: int, top: int, width: int, height: int
     ) -> None:
         self.stages = [stage.float() for stage in stages]
         self.first_conv = first_conv
         self.left, self.top, self.width, self.height = left, top, width, height
 
-    def at(self, pixels: Tensor) -> Tensor:
-        """`(batch, n, 2)` int64 (x, y), in the images -> `(batch, dim, n)` float32."""
+    def expand(self, batch: int) -> "FeatureMap":
+        """One image's as that of a batch."""
+        stages = [stage.expand(batch, -1, -1, -1) for stage in self.stages]
+        return FeatureMap(stages, self.first_conv, self.left, self.top, self.width, self.height)
+
+    def at(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features at `(batch, n, 2)` int64 (x, y) in the images, not yet of unit length.
+
+        Returns:
+            Of each stage `(batch, dim / 4, n)` float32, and `(batch, 1, n)`, what they are to be multiplied by.
+        """
         device = pixels.device
         points = (pixels + vector(self.left, self.top, device)).float()
-        first = sample(self.stages[0], points, mode="nearest")
-        parts = [F.selu_(self.first_conv(first[..., None]))[..., 0].float()]
+        first = pointwise_conv(sample(self.stages[0], points, mode="nearest")[..., None], self.first_conv.weight)
+        features = [F.selu_(first[..., 0])]
         height, width = self.stages[0].shape[-2:]
         for stage in self.stages[1:]:  # as upsampling with aligned corners does
             rows, columns = stage.shape[-2:]
             scale = vector(columns - 1, rows - 1, device) / vector(width - 1, height - 1, device)
-            parts.append(sample(stage, points * scale))
-        return F.normalize(torch.cat(parts, 1), dim=1)
+            features.append(sample(stage, points * scale))
+        squares = torch.stack([part.square().sum(1, keepdim=True) for part in features])
+        return features, squares.sum(0).clamp(min=1e-24).rsqrt()
 
     def sample(self, points: Tensor) -> Tensor:
         """Bilinear, zeros around the images: `(batch, n, 2)` pixels (x, y) -> `(batch, dim, n)` float32."""
         extent = vector(self.width, self.height, points.device)
         first = points.floor()
         fraction = points - first
-        step = torch.arange(2, device=points.device)
-        corner = torch.stack([step.repeat(2), step.repeat_interleave(2)], -1)[:, None]  # (4, 1, 2)
-        pixels = first[:, None].long() + corner  # (batch, 4, n, 2)
-        weights = torch.where(corner > 0, fraction[:, None], 1 - fraction[:, None]).prod(-1)
-        weights = weights * ((pixels >= 0) & (pixels < extent)).all(-1)
-        pixels = pixels.minimum(extent - 1).clamp(min=0)
-        features = self.at(pixels.flatten(1, 2)).unflatten(2, pixels.shape[1:3])
-        return (features * weights[:, None]).sum(2)
+        pixels, weights = [], []
+        for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            pixel = first.long() + vector(x, y, points.device)
+            inside = ((pixel >= 0) & (pixel < extent)).all(-1)
+            weight = (fraction[..., 0] if x else 1 - fraction[..., 0]) * (
+                fraction[..., 1] if y else 1 - fraction[..., 1]
+            )
+            pixels.append(pixel.minimum(extent - 1).clamp(min=0))
+            weights.append(weight * inside)
+        features, scale = self.at(torch.cat(pixels, 1))
+        weights = (torch.cat(weights, 1)[:, None] * scale).unflatten(2, (4, -1))
+        return torch.cat([(part.unflatten(2, (4, -1)) * weights).sum(2) for part in features], 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,8 +373,8 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
         padding = self.config.stride
         left, top = -width % padding // 2, -height % padding // 2
         right, bottom = -width % padding - left, -height % padding - top
-        stages = self.encode(F.pad(pixel_values, (left, right, top, bottom), mode="replicate"))
-        score_map = self.score_map(stages)[:, top : top + height, left : left + width]
+        stages, shares = self.encode(F.pad(pixel_values, (left, right, top, bottom), mode="replicate"))
+        score_map = self.score_head(shares).sigmoid()[:, top : top + height, left : left + width]
         keypoints, mask = self.select(score_map, region, fixed_shapes)
         features = FeatureMap(stages, self.conv1, left, top, width, height)
         return KeypointFeatures(
@@ -345,25 +384,35 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
             mask=mask.int(),
         )
 
-    def encode(self, pixel_values: Tensor) -> list[Tensor]:
-        """`(batch, 3, height, width)`, sides a multiple of 32 -> features of the stages at 1, 1/2, 1/8 and 1/32.
+    def encode(self, pixel_values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """`(batch, 3, height, width)`, sides a multiple of 32 -> what [`FeatureMap`] and the score head take.
 
-        Those of the first stage still lack `conv1` and SELU, which are cheap where they are needed.
+        Both are of four stages, at 1, 1/2, 1/8 and 1/32 of the size.
         """
-        x = self.block1(pixel_values.contiguous(memory_format=torch.channels_last))
-        stages = [x]
-        for pool, block, conv in (
-            (2, self.block2, self.conv2),
-            (4, self.block3, self.conv3),
-            (4, self.block4, self.conv4),
-        ):
-            x = block(F.avg_pool2d(x, pool))
+        x, pooled, share = self.first_stage(pixel_values.contiguous(memory_format=torch.channels_last))
+        stages, shares = [x], [share]
+        convs = (self.conv2, self.conv3, self.conv4)
+        for i, (block, conv) in enumerate(zip((self.block2, self.block3, self.block4), convs), start=1):
+            x = block(pooled)
             stages.append(F.selu_(conv(x)))
-        return stages
+            shares.append(self.score_head[0](stages[i], i))
+            pooled = F.avg_pool2d(x, 4) if i + 1 < STAGES else x
+        return stages, shares
 
-    def score_map(self, stages: list[Tensor]) -> Tensor:
-        """What [`encode`] gives -> `(batch, height, width)` float32 in 0..1."""
-        return self.score_head([F.selu_(self.conv1(stages[0])), *stages[1:]]).sigmoid()
+    def first_stage(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Features of the first stage, before `conv1`; their 2x2 means; and their share in the score head."""
+        height, width = pixels.shape[-2:]
+        if not low_memory_cpu(self, pixels):
+            x = self.block1(pixels)
+            return x, F.avg_pool2d(x, 2), self.score_head[0](F.selu_(self.conv1(x)), 0)
+        rows = max(STRIP // width, 1) * 2
+        parts = []
+        for start in range(0, height, rows):
+            first = max(start - 2, 0)  # two rows more, which the convolutions see
+            x = self.block1(pixels[:, :, first : start + rows + 2])[:, :, start - first :][:, :, :rows]
+            features = F.selu_(pointwise_conv(x, self.conv1.weight))
+            parts.append((x, F.avg_pool2d(x, 2), self.score_head[0](features, 0)))
+        return tuple(torch.cat(maps, 2) for maps in zip(*parts))
 
     def select(self, score_map: Tensor, region: Tensor | None, fixed_shapes: bool) -> tuple[Tensor, Tensor]:
         """Keypoints `(batch, n, 2)` in pixels, arbitrary where padding, and their mask `(batch, n)` bool."""
@@ -400,10 +449,11 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
         """`(batch, n, 2)` keypoints -> `(batch, n, dim)` descriptors."""
         if not low_memory_cpu(self, keypoints):
             return self.desc_head(features, keypoints)
+        # of one image; grid_sample shares out images among threads, not points
         n = keypoints.shape[1]
         groups = F.pad(keypoints, (0, 0, 0, -n % GROUP)).reshape(-1, GROUP, 2)
-        parts = [self.desc_head(features, several) for several in groups.split(8)]
-        return torch.cat(parts).reshape(len(keypoints), -1, self.config.descriptor_dim)[:, :n]
+        parts = [self.desc_head(features.expand(len(several)), several) for several in groups.split(GROUPS)]
+        return torch.cat(parts).reshape(len(keypoints), -(-n // GROUP) * GROUP, self.config.descriptor_dim)[:, :n]
 
 
 __all__ = ["ALIKEDConfig", "ALIKEDForKeypointDetection", "ALIKEDPreTrainedModel"]

@@ -34,7 +34,7 @@ class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
     model_type = "aliked"
     stride = 32
     channels = 3
-    float32_modules = ("block1.conv1", "score_head")
+    float32_modules = ("block1.conv1", "score_head.0", "score_head")
 
     def __init__(
         self,
