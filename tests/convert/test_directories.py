@@ -241,7 +241,7 @@ def test_a_matcher_of_other_features_takes_no_superpoint(tmp_path, failing):
     superpoint = save(small_superpoint(32), tmp_path / "sp.pth")
     other = save(small_superpoint(64), tmp_path / "64.pth")
     sift, disk = (save(tensors_of(kind), tmp_path / f"{kind}.pth") for kind in ("sift", "disk"))
-    assert "with scale and orientation" in failing(sift, tmp_path / "out", "--superpoint", superpoint)
+    assert "needs scales and orientations" in failing(sift, tmp_path / "out", "--superpoint", superpoint)
     assert "takes 32-dimensional" in failing(disk, tmp_path / "out", "--superpoint", other)
     assert "sp.pth is or has a detector already" in failing(superpoint, tmp_path / "out", "--superpoint", other)
     assert "disk.pth is no SuperPoint" in failing(disk, tmp_path / "out", "--superpoint", disk)

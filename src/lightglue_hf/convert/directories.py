@@ -215,10 +215,10 @@ def converted(
         return convert_lightglue_state_dict(matcher, **settings)
     settings |= {"use_keypoint_detector": True, "keypoint_detector_config": superpoint_config}
     config, tensors = convert_lightglue_state_dict(matcher, **settings)
-    if config.input_dim != superpoint_config.descriptor_decoder_dim or config.add_scale_ori:
-        kind = f"{config.input_dim}-dimensional descriptors" + " with scale and orientation" * config.add_scale_ori
+    if config.input_dim != superpoint_config.descriptor_decoder_dim:
         raise ValueError(
-            f"the matcher takes {kind}: it was not made for a SuperPoint of {superpoint_config.descriptor_decoder_dim}"
+            f"the matcher takes {config.input_dim}-dimensional descriptors: "
+            f"it was not made for a SuperPoint of {superpoint_config.descriptor_decoder_dim}"
         )
     config.input_dim = None  # the detector's
     return config, tensors | {f"keypoint_detector.{name}": tensor for name, tensor in superpoint_tensors.items()}
