@@ -5,7 +5,7 @@ import torch
 
 from lightglue_hf import ALIKEDConfig, ALIKEDForKeypointDetection
 from lightglue_hf.convert.aliked import aliked_to_published, convert_aliked_state_dict, is_aliked
-from lightglue_hf.convert.state_dicts import load_pickle
+from lightglue_hf.convert.reading import load_pickle
 
 from ..weights import weights_file
 

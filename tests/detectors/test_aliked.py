@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForKeypointDetection
 
 from lightglue_hf import ALIKEDConfig, ALIKEDForKeypointDetection, LightGlueConfig, LightGlueForKeypointMatching
 from lightglue_hf.convert.aliked import convert_aliked_state_dict
-from lightglue_hf.convert.state_dicts import convert_lightglue_state_dict, load_pickle
+from lightglue_hf.convert.reading import load_pickle
+from lightglue_hf.convert.state_dicts import convert_lightglue_state_dict
 from lightglue_hf.detectors import aliked
 from lightglue_hf.detectors.aliked import ALIKEDDeformableConv, FeatureMap, FrozenBatchNorm
 
