@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightglue_hf.convert.reading import load_pickle
 from lightglue_hf.convert.state_dicts import (
     convert_lightglue_state_dict,
     convert_superpoint_state_dict,
-    load_pickle,
 )
 from lightglue_hf.detectors.superpoint import SuperPointForKeypointDetection
 from lightglue_hf.modeling_lightglue import LightGlueForKeypointMatching

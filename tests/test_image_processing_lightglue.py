@@ -537,7 +537,11 @@ def test_settings_survive_saving(tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = LightGlueImageProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == processor.to_dict()
-    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["size"] == {"longest_edge": 1024}
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert saved["longest_edge"] == 1024
+    assert saved["size"] == {"height": 480, "width": 640}  # which transformers' own class can use
+    assert LightGlueImageProcessor.from_pretrained(tmp_path, size={"height": 48, "width": 64}).size["height"] == 48
+    assert LightGlueImageProcessor.from_dict({"size": {"longest_edge": 640}}).size == {"longest_edge": 640}
     changed = LightGlueImageProcessor.from_pretrained(tmp_path, size={"longest_edge": 9}, do_grayscale=True)
     assert (changed.size, changed.do_grayscale) == ({"longest_edge": 9}, True)
 

@@ -71,7 +71,8 @@ def checkpoint(request, tmp_path):
 PYTHON = """
 import sys, lightglue_hf
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForKeypointMatching
-loads = [lightglue_hf.LightGlueForKeypointMatching, lightglue_hf.SuperPointForKeypointDetection, lightglue_hf.LightGlueConfig]
+from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointForKeypointDetection
+loads = [LightGlueForKeypointMatching, SuperPointForKeypointDetection, LightGlueConfig]
 if {known}:  # of others transformers asks, as it would without this package
     loads += [AutoConfig, AutoModel, AutoModelForKeypointMatching, AutoImageProcessor]
 for load in loads:

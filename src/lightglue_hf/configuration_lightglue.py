@@ -41,7 +41,8 @@ class LightGlueConfig(PretrainedConfig):
         trust_remote_code: accepted because saved configurations have it; never honoured (CVE-2026-5241).
 
     Raises:
-        ValueError: a number out of its range or an unknown detector, named.
+        ValueError: a number out of its range, an unknown detector, or `add_scale_ori` with a detector that declares
+            to have no scales and orientations, named.
     """
 
     model_type = "lightglue"
@@ -100,6 +101,12 @@ class LightGlueConfig(PretrainedConfig):
         self.attention_dropout = number("attention_dropout", attention_dropout, 0, 1)
         self.attention_bias = flag("attention_bias", attention_bias)
         self.keypoint_detector_config = detector_config(keypoint_detector_config)
+        detector = self.keypoint_detector_config
+        if add_scale_ori and use_keypoint_detector and not getattr(detector, "has_scale_ori", True):
+            raise ValueError(
+                "add_scale_ori=True needs scales and orientations, "
+                f"which {type(detector).__name__} does not give (has_scale_ori=False)"
+            )
         self.trust_remote_code = False
         # derived; transformers reads them under these names, also from a saved configuration
         kwargs.pop("hidden_size", None)

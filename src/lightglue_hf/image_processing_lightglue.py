@@ -21,6 +21,7 @@ from .utils.validation import flag, number, whole_number
 from .visualization import draw_matches
 
 SIZE_DIVISOR = 8
+STOCK_SIZE = {"height": 480, "width": 640}  # transformers' default
 PAIRS_MESSAGE = (
     "`images` must be a pair of images or a list of pairs of images; an image is a PIL image, a 2-D or 3-D array or "
     "tensor, a path or a URL. Single images and lists of any length go with pairs=False."
@@ -154,12 +155,27 @@ class LightGlueImageProcessor(BaseImageProcessor):
     ) -> None:
         super().__init__(**kwargs)
         self.do_resize = flag("do_resize", do_resize)
-        self.size = _to_size_dict({"height": 480, "width": 640} if size is None else size)
+        self.size = _to_size_dict(STOCK_SIZE if size is None else size)
         self.resample = whole_number("resample", resample, 0, 5)
         self.do_rescale = flag("do_rescale", do_rescale)
         self.rescale_factor = number("rescale_factor", rescale_factor)
         self.do_grayscale = flag("do_grayscale", do_grayscale)
         self.size_divisor = whole_number("size_divisor", size_divisor, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As saved: a longest edge is a field of its own, and `size` what transformers' own class can use."""
+        values = super().to_dict()
+        if "longest_edge" in self.size:
+            values |= {"size": dict(STOCK_SIZE), "longest_edge": self.size["longest_edge"]}
+        return values
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; a saved `longest_edge` is the size."""
+        values = dict(image_processor_dict)
+        if longest_edge := values.pop("longest_edge", None):
+            values["size"] = {"longest_edge": longest_edge}
+        return super().from_dict(values, **kwargs)
 
     def preprocess(  # type: ignore[override]
         self,

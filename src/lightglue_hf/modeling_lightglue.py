@@ -8,11 +8,13 @@ to be unmatchable are pruned), where every pair of a batch gets exactly what it 
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForKeypointDetection, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -550,12 +552,12 @@ class LightGluePreTrainedModel(CheckedLoading, PreTrainedModel):
             attn_implementation = {"": attn_implementation}
         super().set_attn_implementation(attn_implementation, **kwargs)
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
     ) -> None:
-        """As in transformers, but not re-entrant: all layers share the rotary encoding, with its gradient."""
-        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        super().gradient_checkpointing_enable(options, **kwargs)
+        """As in transformers, but never re-entrant: all layers share the rotary encoding, with its gradient."""
+        not_reentrant = partial(gradient_checkpointing_func, use_reentrant=False)
+        super()._set_gradient_checkpointing(enable, not_reentrant, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:

@@ -30,8 +30,10 @@ from lightglue_hf import (
 )
 from lightglue_hf.cli import commands as cli
 from lightglue_hf.convert import directories
-from lightglue_hf.convert.directories import PUBLISHED
-from lightglue_hf.convert.state_dicts import load_pickle
+from lightglue_hf.convert.detectors import DETECTOR_KINDS
+from lightglue_hf.convert.published import PUBLISHED
+from lightglue_hf.convert.reading import load_pickle, read_tensors
+from lightglue_hf.detectors import configuration_class, model_class
 
 from ..reference import CASES, FIXTURES, KINDS, features_of_case, load, released_names
 from ..tiny import different_pairs, whole_model
@@ -242,9 +244,73 @@ def test_a_matcher_of_other_features_takes_no_superpoint(tmp_path, failing):
     other = save(small_superpoint(64), tmp_path / "64.pth")
     sift, disk = (save(tensors_of(kind), tmp_path / f"{kind}.pth") for kind in ("sift", "disk"))
     assert "with scale and orientation" in failing(sift, tmp_path / "out", "--superpoint", superpoint)
-    assert "takes 32-dimensional" in failing(disk, tmp_path / "out", "--superpoint", other)
+    assert "disk.pth takes 32-dimensional descriptors, and 64.pth, which is SuperPoint, gives 64" in failing(
+        disk, tmp_path / "out", "--superpoint", other
+    )
     assert "sp.pth is or has a detector already" in failing(superpoint, tmp_path / "out", "--superpoint", other)
-    assert "disk.pth is no SuperPoint" in failing(disk, tmp_path / "out", "--superpoint", disk)
+    assert "disk.pth is no detector of this package: this is a LightGlue matcher" in failing(
+        disk, tmp_path / "out", "--superpoint", disk
+    )
+
+
+def random_detector(kind):
+    torch.manual_seed(0)
+    sizes = {
+        "aliked": {"hidden_sizes": [4, 8, 8, 16]},
+        "disk": {"encoder_hidden_sizes": [4, 4, 4], "decoder_hidden_sizes": [4], "descriptor_dim": 16},
+        "xfeat": {"descriptor_dim": 16},
+        "doghardnet": {},
+    }[kind]
+    config = configuration_class(kind)(**sizes)
+    return model_class(config)(config)
+
+
+@pytest.mark.parametrize("kind", ["aliked", "disk", "xfeat", "doghardnet"])
+def test_other_detectors_there_and_back_alone_and_with_a_matcher(kind, tmp_path, capsys):
+    model = random_detector(kind)
+    published = DETECTOR_KINDS[kind].back(model.config, dict(model.state_dict()))
+    detector = save(published, tmp_path / "detector.pth")
+    scale_ori = model.config.has_scale_ori
+    inputs = model.config.descriptor_dim
+    tensors = checkpoint(width=16, heads=2, layers=2, inputs=inputs, positions=4 if scale_ori else 2)
+    matcher = save(tensors, tmp_path / "matcher.pth")
+    convert(detector, tmp_path / "alone")
+    convert(matcher, tmp_path / "both", "--superpoint", detector)
+    alone, both = (AutoModel.from_pretrained(tmp_path / name) for name in ("alone", "both"))
+    assert_same_tensors(dict(alone.state_dict()), dict(model.state_dict()))
+    assert_same_tensors(dict(both.keypoint_detector.state_dict()), dict(model.state_dict()))
+    assert both.config.keypoint_detector_config.max_keypoints == DETECTOR_KINDS[kind].matching["max_keypoints"]
+    for name in ("alone", "both"):
+        processor = AutoImageProcessor.from_pretrained(tmp_path / name)
+        assert (processor.size, processor.size_divisor) == ({"longest_edge": 1024}, alone.config.stride)
+        assert processor.do_grayscale == (alone.config.channels == 1)
+        card = (tmp_path / name / "README.md").read_text()
+        assert DETECTOR_KINDS[kind].paper in card
+        assert "unknown, ask whoever trained it" in card
+    convert("--to", "cvg", tmp_path / "both", tmp_path / "m2.pth", "--superpoint", tmp_path / "d2.pth")
+    convert("--to", "cvg", tmp_path / "alone", tmp_path / "d3.safetensors")
+    convert("--to", "cvg", tmp_path / "both", tmp_path / "m4.safetensors")
+    assert_same_tensors(read_tensors(tmp_path / "d2.pth", print), read_tensors(detector, print))
+    nested = "extractor." if kind == "disk" else ""
+    flat = {f"{nested}{name}": tensor for name, tensor in read_tensors(detector, print).items()}
+    assert_same_tensors(load_file(tmp_path / "d3.safetensors"), flat)
+    assert_same_tensors(load_pickle(tmp_path / "m2.pth"), load_pickle(matcher))
+    convert(tmp_path / "both", tmp_path / "again")
+    assert_same_tensors(dict(AutoModel.from_pretrained(tmp_path / "again").state_dict()), dict(both.state_dict()))
+    config = json.loads((tmp_path / "again/config.json").read_text())
+    assert str(tmp_path) not in json.dumps(config)
+
+
+def test_a_detector_without_weights(tmp_path, failing):
+    matcher = save(checkpoint(width=16, heads=2, layers=2, inputs=128, positions=4), tmp_path / "matcher.pth")
+    convert(matcher, tmp_path / "out", "--superpoint", "sift")
+    config = AutoModel.from_pretrained(tmp_path / "out").config
+    assert (config.keypoint_detector_config.model_type, config.add_scale_ori) == ("sift", True)
+    convert("--to", "cvg", tmp_path / "out", tmp_path / "back.pth")
+    assert_same_tensors(load_pickle(tmp_path / "back.pth"), load_pickle(matcher))
+    line = failing("--to", "transformers", tmp_path / "out", tmp_path / "stock")
+    assert "stock transformers cannot hold a sift detector, add_scale_ori = True" in line
+    assert "is or has a detector already" in failing(tmp_path / "out", tmp_path / "b", "--superpoint", "sift")
 
 
 # -- glue-factory and transformers
@@ -282,7 +348,7 @@ def test_a_checkpoint_of_glue_factory_s_training(tmp_path, capsys):
 def test_another_extractor_of_glue_factory_is_left_out_and_said_so(tmp_path, capsys):
     tensors = {**gluefactory_names(tensors_of("disk")), "extractor.score_head.0.weight": torch.ones(1)}
     convert(save({"model": tensors}, tmp_path / "a.tar"), tmp_path / "out")
-    assert "left out: 1 tensors of extractor, which is no SuperPoint" in capsys.readouterr().out
+    assert "left out: 1 tensors of extractor, which is no detector of this package" in capsys.readouterr().out
 
 
 def saved_model(directory):
@@ -471,7 +537,7 @@ def test_places_that_cannot_be_read_or_written(tmp_path, failing):
     convert(source, tmp_path / "out")
     assert "exists already" in failing("--to", "cvg", tmp_path / "out", source)
     assert "must end in .pth or .safetensors" in failing("--to", "cvg", tmp_path / "out", tmp_path / "a.onnx")
-    assert "--superpoint" in failing("--to", "cvg", tmp_path / "out", tmp_path / "b.pth", "--superpoint", "c.pth")
+    assert "--detector" in failing("--to", "cvg", tmp_path / "out", tmp_path / "b.pth", "--superpoint", "c.pth")
     assert "--private needs" in failing(source, tmp_path / "b", "--private")
     assert "--verify" in failing("--to", "cvg", tmp_path / "out", tmp_path / "b.pth", "--verify")
 
@@ -542,7 +608,7 @@ def test_the_table_of_published_files():
     assert {f"{name}_lightglue.pth" for name in features} < PUBLISHED.keys()
     for name, published in PUBLISHED.items():
         assert published.url.startswith("https://")
-        assert published.url.endswith(f"/{name}")
+        assert name.endswith(published.url.rsplit("/", 1)[1])
         assert published.sha256 is None or re.fullmatch("[0-9a-f]{64}", published.sha256)
     digests = [published.sha256 for published in PUBLISHED.values() if published.sha256]
     assert len(set(digests)) == len(digests)

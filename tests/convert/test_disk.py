@@ -6,7 +6,7 @@ import torch
 from lightglue_hf import DISKConfig, DISKForKeypointDetection
 from lightglue_hf.convert import convert_disk_state_dict, disk_to_published
 from lightglue_hf.convert.disk import is_disk
-from lightglue_hf.convert.state_dicts import load_pickle
+from lightglue_hf.convert.reading import load_pickle
 
 from ..weights import weights_file
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightglue_hf.convert.state_dicts import load_pickle
+from lightglue_hf.convert.reading import load_pickle
 from lightglue_hf.convert.verification import (
     lightglue_difference,
     lightglue_probabilities,

@@ -17,7 +17,8 @@ from lightglue_hf.convert import (
     lightglue_to_cvg,
     xfeat_to_published,
 )
-from lightglue_hf.convert.state_dicts import LIGHTERGLUE_SETTINGS, load_pickle
+from lightglue_hf.convert.reading import load_pickle
+from lightglue_hf.convert.state_dicts import LIGHTERGLUE_SETTINGS
 from lightglue_hf.convert.xfeat import is_xfeat
 
 from ..detectors.figures import FIXTURES, figures

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightglue_hf.data import photometry
-from lightglue_hf.data.photometry import gaussian_blur, jpeg, jpeg_table, photograph, sample_exposure
+from lightglue_hf.data.photometry import augment, gaussian_blur, jpeg, jpeg_table, sample_exposure
 from lightglue_hf.data.textures import render_textures
 
 
@@ -43,7 +43,7 @@ def test_blur_does_not_move_the_centroid(sigma: float) -> None:
 def test_motion_blur_is_centred(length: float, angle: float) -> None:
     image = torch.zeros(41, 43)
     image[18, 25] = 1.0
-    blurred = photometry._shake(image[None], exposures(motion=(length, angle)))[0]
+    blurred = photometry._motion_blur(image[None], exposures(motion=(length, angle)))[0]
     _check_centroid(blurred, 25, 18)
     offset = torch.arange(43.0)[None] - 25, torch.arange(41.0)[:, None] - 18
     along = offset[0] * math.cos(angle) + offset[1] * math.sin(angle)
@@ -87,19 +87,19 @@ def test_jpeg_is_that_of_pillow(views: Tensor, quality: int) -> None:
 
 def test_nothing_set_leaves_a_view_but_for_eight_bits(views: Tensor) -> None:
     grey = views * 0.9 + 0.0371
-    assert torch.equal(photograph(grey, exposures(3), True), grey)
-    noisy = photograph(grey, exposures(3, noise=(1e-6, 0)), False)
+    assert torch.equal(augment(grey, exposures(3), True), grey)
+    noisy = augment(grey, exposures(3, noise=(1e-6, 0)), False)
     assert torch.equal(noisy, (grey * 255).round() / 255)
 
 
 def test_gamma_contrast_and_noise_by_hand(views: Tensor) -> None:
     image = views[:1] * 0.5 + 0.25
-    torch.testing.assert_close(photograph(image, exposures(gamma=math.log(2)), True), image**2)
-    stretched = photograph(image, exposures(contrast=(math.log(1.5), 0.1)), True)
+    torch.testing.assert_close(augment(image, exposures(gamma=math.log(2)), True), image**2)
+    stretched = augment(image, exposures(contrast=(math.log(1.5), 0.1)), True)
     torch.testing.assert_close(stretched, (image - image.mean()) * 1.5 + image.mean() + 0.1)
     for level in (0.2, 0.8):
         flat = torch.full((1, 200, 200), level)
-        noisy = photograph(flat, exposures(noise=(0.02, 0.05), grain=7), True)
+        noisy = augment(flat, exposures(noise=(0.02, 0.05), grain=7), True)
         assert noisy.std().item() == pytest.approx(math.hypot(0.02, 0.05 * math.sqrt(level), 0.29 / 255), rel=0.03)
         assert noisy.mean().item() == pytest.approx(level, abs=1e-3)
 
@@ -108,12 +108,12 @@ def test_light_and_shadow_are_smooth_and_spare_the_other_side() -> None:
     even = torch.full((1, 60, 80), 0.5)
     light = np.zeros((3, 3))
     light[0, 1] = 0.3  # one wave across
-    lit = photograph(even, exposures(light=light), True)[0]
+    lit = augment(even, exposures(light=light), True)[0]
     torch.testing.assert_close(lit[0], 0.5 * torch.exp(0.3 * torch.cos((torch.arange(80) + 0.5) * math.pi / 80)))
-    shaded = photograph(even, exposures(shadow=(0.4, 0.0, 0.0, 0.0, 2.0)), True)[0]
+    shaded = augment(even, exposures(shadow=(0.4, 0.0, 0.0, 0.0, 2.0)), True)[0]
     assert (shaded[:, :30] == 0.5).all()
     torch.testing.assert_close(shaded[:, 50:], torch.full((60, 30), 0.3))
-    band = photograph(even, exposures(shadow=(0.4, 0.0, 0.0, 0.2, 1.0)), True)[0]
+    band = augment(even, exposures(shadow=(0.4, 0.0, 0.0, 0.2, 1.0)), True)[0]
     assert band[:, 38:42].min() > 0.49
     assert band[:, [5, 75]].max() < 0.31
 
@@ -122,10 +122,10 @@ def test_together_is_one_by_one() -> None:
     views = torch.from_numpy(render_textures(2, 61, 83, seed=2)).repeat(12, 1, 1) / 255
     settings = np.stack([sample_exposure(np.random.default_rng(seed)) for seed in range(24)])
     assert all(setting.any() for setting in (settings[name] for name in photometry._EXPOSURE.names))
-    difference = (photograph(views, settings, True) - photograph(views, settings, False)).abs() * 255
+    difference = (augment(views, settings, True) - augment(views, settings, False)).abs() * 255
     assert (difference > 0.5).float().mean() < 1e-3  # a rounding, which JPEG spreads over a block
     for name in photometry._EXPOSURE.names:  # a change concerns those views alone that have it
         only = exposures(24)
         only[name] = settings[name]
         off = ~only[name].reshape(24, -1).any(1)
-        assert torch.equal(photograph(views, only, True)[off], views[off])
+        assert torch.equal(augment(views, only, True)[off], views[off])

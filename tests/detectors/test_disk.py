@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from lightglue_hf import DISKConfig, DISKForKeypointDetection
 from lightglue_hf.convert import convert_disk_state_dict
-from lightglue_hf.convert.state_dicts import load_pickle
+from lightglue_hf.convert.reading import load_pickle
 from lightglue_hf.detectors.disk import InstanceNorm, channel_statistics, strict_maxima
 
 from ..weights import weights_file

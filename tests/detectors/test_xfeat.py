@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lightglue_hf import XFeatConfig, XFeatForKeypointDetection
 from lightglue_hf.convert import convert_xfeat_state_dict
-from lightglue_hf.convert.state_dicts import load_pickle
+from lightglue_hf.convert.reading import load_pickle
 from lightglue_hf.detectors.xfeat import (
     XFeatLayer,
     cells_as_channels,

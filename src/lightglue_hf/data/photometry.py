@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["gaussian_blur", "jpeg", "photograph", "sample_exposure"]
+__all__ = ["augment", "gaussian_blur", "jpeg", "sample_exposure"]
 
 _EXPOSURE = np.dtype(
     [
@@ -60,7 +60,7 @@ def sample_exposure(rng: np.random.Generator) -> np.ndarray:
     return exposure
 
 
-def photograph(images: Tensor, exposures: np.ndarray, together: bool) -> Tensor:
+def augment(images: Tensor, exposures: np.ndarray, together: bool) -> Tensor:
     """What cameras make of views.
 
     Args:
@@ -73,7 +73,7 @@ def photograph(images: Tensor, exposures: np.ndarray, together: bool) -> Tensor:
         `(n, height, width)` float32 in [0, 1], of 8 bits.
     """
     if not together and len(images) > 1:
-        return torch.cat([photograph(images[i : i + 1], exposures[i : i + 1], True) for i in range(len(images))])
+        return torch.cat([augment(images[i : i + 1], exposures[i : i + 1], True) for i in range(len(images))])
     for name, change in _CHANGES.items():
         active = exposures[name].reshape(len(images), -1).any(1)
         if active.all():
@@ -151,7 +151,7 @@ def _motion_kernel(length: float, angle: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def _shake(images: Tensor, exposures: np.ndarray) -> Tensor:
+def _motion_blur(images: Tensor, exposures: np.ndarray) -> Tensor:
     blurred = torch.zeros_like(images)
     height, width = images.shape[1:]
     for image, target, (length, angle) in zip(images, blurred, exposures["motion"].tolist(), strict=True):
@@ -162,7 +162,7 @@ def _shake(images: Tensor, exposures: np.ndarray) -> Tensor:
     return blurred
 
 
-def _bend(images: Tensor, exposures: np.ndarray) -> Tensor:
+def _gamma(images: Tensor, exposures: np.ndarray) -> Tensor:
     (gamma,) = _each(np.exp(exposures["gamma"])[:, None], images)
     return images.clamp(1e-4, 1.5) ** gamma
 
@@ -239,8 +239,8 @@ _CHANGES = {
     "light": _illuminate,
     "shadow": _shade,
     "blur": _blur,
-    "motion": _shake,
-    "gamma": _bend,
+    "motion": _motion_blur,
+    "gamma": _gamma,
     "contrast": _stretch,
     "noise": _add_noise,
     "quality": _compress,

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..geometry import mutual_nearest, points_inside
 from ..utils.optional import import_optional
 
 CONSISTENT = 0.1  # relative difference of two depths of the same point
@@ -338,10 +339,8 @@ def matches_from_depth(
         projected, there = project_with_depth(
             points[i], known, intrinsics[i].double(), intrinsics[j].double(), poses[i]
         )
-        height, width = image_sizes[j].tolist()
-        x, y = projected.unbind(-1)
-        behind = known.isfinite() & there.isnan()
-        outside = behind | (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5)
+        in_front = there.isfinite()
+        outside = (known.isfinite() & ~in_front) | (in_front & ~points_inside(projected, image_sizes[j]))
         other = depth_at(torch.where(projected.isnan(), -1.0, projected), depths[j], image_sizes[j])
         visible = ((other - there).abs() < CONSISTENT * there) & ~outside
         hidden = there > other * (1 + CONSISTENT)
@@ -353,9 +352,8 @@ def matches_from_depth(
     if 0 in distances[0].shape:
         return labels[0], labels[1]
     both = torch.maximum(distances[0], distances[1].T)
-    nearest0, nearest1 = both.argmin(1), both.argmin(0)
-    index = torch.arange(len(nearest0))
-    matched = (nearest1[nearest0] == index) & (both.amin(1) < positive_threshold)
-    labels[0][matched] = nearest0[matched]
-    labels[1][nearest0[matched]] = index[matched]
+    nearest0, mutual, _, _ = mutual_nearest(both)
+    index = torch.nonzero(mutual & (both.amin(1) < positive_threshold))[:, 0]
+    labels[0][index] = nearest0[index]
+    labels[1][nearest0[index]] = index
     return labels[0], labels[1]

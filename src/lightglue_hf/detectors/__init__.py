@@ -20,8 +20,13 @@ DETECTORS = {
     "superpoint": DetectorClasses(
         "configuration_superpoint", "SuperPointConfig", "superpoint", "SuperPointForKeypointDetection"
     ),
+    "aliked": DetectorClasses("configuration_aliked", "ALIKEDConfig", "aliked", "ALIKEDForKeypointDetection"),
     "disk": DetectorClasses("configuration_disk", "DISKConfig", "disk", "DISKForKeypointDetection"),
     "xfeat": DetectorClasses("configuration_xfeat", "XFeatConfig", "xfeat", "XFeatForKeypointDetection"),
+    "sift": DetectorClasses("configuration_sift", "SIFTConfig", "sift", "SIFTForKeypointDetection"),
+    "doghardnet": DetectorClasses(
+        "configuration_doghardnet", "DoGHardNetConfig", "doghardnet", "DoGHardNetForKeypointDetection"
+    ),
 }
 """By `model_type`; none of them is imported before it is asked for."""
 

@@ -6,6 +6,9 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
+from ..utils.validation import number, whole_number, whole_numbers
+
+MOST_LEVELS, MOST_WIDE = 10, 1 << 14  # beyond any network: a mistake, or an attempt to fill the memory
 
 
 class DISKConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -40,28 +43,24 @@ class DISKConfig(KeypointDetectorConfig, PretrainedConfig):
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.encoder_hidden_sizes = _widths("encoder_hidden_sizes", encoder_hidden_sizes)
-        self.decoder_hidden_sizes = _widths("decoder_hidden_sizes", decoder_hidden_sizes)
-        if len(self.encoder_hidden_sizes) < 2:
-            raise ValueError(f"encoder_hidden_sizes must be at least 2 widths, got {self.encoder_hidden_sizes}")
+        self.encoder_hidden_sizes = whole_numbers("encoder_hidden_sizes", encoder_hidden_sizes, 1, MOST_WIDE)
+        self.decoder_hidden_sizes = whole_numbers("decoder_hidden_sizes", decoder_hidden_sizes, 1, MOST_WIDE)
+        if not 2 <= len(self.encoder_hidden_sizes) <= MOST_LEVELS:
+            raise ValueError(
+                f"encoder_hidden_sizes must be 2 to {MOST_LEVELS} widths, got {self.encoder_hidden_sizes}"
+            )
         if len(self.decoder_hidden_sizes) != len(self.encoder_hidden_sizes) - 2:
             raise ValueError(
                 f"decoder_hidden_sizes must be {len(self.encoder_hidden_sizes) - 2} widths, two fewer than "
                 f"encoder_hidden_sizes, got {self.decoder_hidden_sizes}"
             )
-        if descriptor_dim < 1:
-            raise ValueError(f"descriptor_dim must be at least 1, got {descriptor_dim}")
-        if not keypoint_threshold >= 0:
-            raise ValueError(f"keypoint_threshold must be at least 0, got {keypoint_threshold}")
-        if max_keypoints < -1:
-            raise ValueError(f"max_keypoints must be at least 0, or -1 for all, got {max_keypoints}")
-        if window < 1 or window % 2 == 0:
+        self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 1, MOST_WIDE)
+        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold, 0)
+        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
+        self.window = whole_number("window", window, 1)
+        if window % 2 == 0:
             raise ValueError(f"window must be an odd number of pixels, got {window}")
-        self.descriptor_dim = descriptor_dim
-        self.keypoint_threshold = float(keypoint_threshold)
-        self.max_keypoints = max_keypoints
-        self.window = window
-        self.initializer_range = initializer_range
+        self.initializer_range = number("initializer_range", initializer_range, 0)
         super().__init__(**kwargs)
 
     @property
@@ -73,15 +72,6 @@ class DISKConfig(KeypointDetectorConfig, PretrainedConfig):
     def float32_modules(self) -> tuple[str, ...]:  # type: ignore[override]
         """The first convolution and the last."""
         return "unet.path_down.0.1.3", f"unet.path_up.{len(self.decoder_hidden_sizes)}.conv.3"
-
-
-def _widths(name: str, values: Iterable[int]) -> list[int]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"{name} must be a list of whole numbers, got {values!r}")
-    widths = list(values)
-    if min(widths, default=1) < 1:
-        raise ValueError(f"{name} must be widths of at least 1, got {widths}")
-    return widths
 
 
 __all__ = ["DISKConfig"]

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
+from ..utils.validation import number, whole_number
 
 
 class XFeatConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -35,19 +36,11 @@ class XFeatConfig(KeypointDetectorConfig, PretrainedConfig):
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        if descriptor_dim < 1:
-            raise ValueError(f"descriptor_dim must be at least 1, got {descriptor_dim}")
-        if not keypoint_threshold >= 0:
-            raise ValueError(f"keypoint_threshold must be at least 0, got {keypoint_threshold}")
-        if max_keypoints < -1:
-            raise ValueError(f"max_keypoints must be at least 0, or -1 for all, got {max_keypoints}")
-        if nms_radius < 0:
-            raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
-        self.descriptor_dim = descriptor_dim
-        self.keypoint_threshold = float(keypoint_threshold)
-        self.max_keypoints = max_keypoints
-        self.nms_radius = nms_radius
-        self.initializer_range = initializer_range
+        self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 1, 1 << 14)
+        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold, 0)
+        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0)
+        self.initializer_range = number("initializer_range", initializer_range, 0)
         super().__init__(**kwargs)
 
 

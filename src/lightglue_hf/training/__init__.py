@@ -1,3 +1,32 @@
-"""Training of the detector, then of the matcher in two stages, on `transformers.Trainer`."""
+"""Training of the detector, then of the matcher in two stages, on `transformers.Trainer`.
 
-from .recipes import *  # noqa: F403
+The pairs are warped canvases (procedural, or one's own photos) or photos with depth and poses. The bundled checkpoint
+learned from procedural canvases alone. docs/training.md holds the recipe and its figures.
+"""
+
+from .batch_norm import fold_batch_norm, insert_batch_norm
+from .collators import DetectorCollator, MatcherCollator, PosedCollator, feature_extractor, read_scenes
+from .labels import corner_response, detector_labels, teacher_keypoints
+from .recipes import DetectorRecipe, MatcherRecipe, Recipe, RecipeError, read_recipe
+from .stages import load_detector, train_detector, train_matcher
+
+__all__ = [
+    "DetectorCollator",
+    "DetectorRecipe",
+    "MatcherCollator",
+    "MatcherRecipe",
+    "PosedCollator",
+    "Recipe",
+    "RecipeError",
+    "corner_response",
+    "detector_labels",
+    "feature_extractor",
+    "fold_batch_norm",
+    "insert_batch_norm",
+    "load_detector",
+    "read_recipe",
+    "read_scenes",
+    "teacher_keypoints",
+    "train_detector",
+    "train_matcher",
+]

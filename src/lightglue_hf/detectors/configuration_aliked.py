@@ -1,0 +1,81 @@
+"""Configuration of ALIKED."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from ..features import KeypointDetectorConfig
+
+STAGES = 4  # of the encoder
+
+
+class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
+    """Configuration of [`ALIKEDForKeypointDetection`]; the defaults are those of ALIKED-N(16).
+
+    Args:
+        hidden_sizes: channels of the four stages of the encoder, `[c1, c2, c3, c4]`. The last is the width of the
+            descriptors, too, and a multiple of 4.
+        kernel_size: side of the patch that a keypoint's sample positions are computed from; odd, in pixels.
+        num_sample_positions: positions around a keypoint that its descriptor is made of: 16, or 32 in ALIKED-N(32).
+        keypoint_threshold: a keypoint's score is strictly greater. From 0 downwards there is no threshold: the best
+            `max_keypoints` are kept, whatever their score.
+        max_keypoints: the best so many of each image are kept; -1 keeps all. The published code keeps 20000 at most.
+        nms_radius: pixels; the side of the window of a maximum is twice that and 1, and so is that of the window
+            which refines its position. Keypoints are at least so far from an image's borders.
+        fallback_to_mean: take the mean score of the image for the threshold where no maximum of the image passes
+            `keypoint_threshold`, or where there is neither threshold nor `max_keypoints`, as the published code does.
+            `False` leaves the former image without keypoints, and keeps all maxima of the latter.
+
+    Raises:
+        ValueError: a number out of its range, named.
+    """
+
+    model_type = "aliked"
+    stride = 32
+    channels = 3
+    float32_modules = ("block1.conv1", "score_head.0", "score_head")
+
+    def __init__(
+        self,
+        hidden_sizes: Iterable[int] = (16, 32, 64, 128),
+        kernel_size: int = 3,
+        num_sample_positions: int = 16,
+        keypoint_threshold: float = 0.2,
+        max_keypoints: int = -1,
+        nms_radius: int = 2,
+        fallback_to_mean: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(hidden_sizes, str) or not isinstance(hidden_sizes, Iterable):
+            raise ValueError(f"hidden_sizes must be a list of whole numbers, got {hidden_sizes!r}")
+        self.hidden_sizes = list(hidden_sizes)
+        if len(self.hidden_sizes) != STAGES or not all(isinstance(c, int) and c >= 1 for c in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes must be {STAGES} widths of at least 1, got {self.hidden_sizes}")
+        if self.hidden_sizes[-1] % STAGES:
+            raise ValueError(f"hidden_sizes must end in a multiple of {STAGES}, got {self.hidden_sizes}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}")
+        if num_sample_positions < 1:
+            raise ValueError(f"num_sample_positions must be at least 1, got {num_sample_positions}")
+        if keypoint_threshold is None:
+            raise ValueError("keypoint_threshold must be a number, got None")
+        if max_keypoints is None or max_keypoints < -1:
+            raise ValueError(f"max_keypoints must be at least -1, got {max_keypoints}")
+        if nms_radius < 0:
+            raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
+        self.kernel_size = kernel_size
+        self.num_sample_positions = num_sample_positions
+        self.keypoint_threshold = keypoint_threshold
+        self.max_keypoints = max_keypoints
+        self.nms_radius = nms_radius
+        self.fallback_to_mean = fallback_to_mean
+        super().__init__(**kwargs)
+
+    @property
+    def descriptor_dim(self) -> int:  # type: ignore[override]
+        """Width of the descriptors."""
+        return self.hidden_sizes[-1]
+
+
+__all__ = ["ALIKEDConfig"]

@@ -1,0 +1,37 @@
+"""Configuration of DoGHardNet."""
+
+from typing import Any
+
+from .configuration_sift import DifferenceOfGaussiansConfig
+
+PATCH_ROTATIONS = ("counterclockwise", "clockwise")
+
+
+class DoGHardNetConfig(DifferenceOfGaussiansConfig):
+    """Configuration of [`DoGHardNetForKeypointDetection`]; the defaults are those of cvg/LightGlue@1fd587b.
+
+    Args:
+        patch_extent: half the side of a keypoint's patch, in units of its scale.
+        patch_rotation: "clockwise", as OpenCV means its orientations, turns patches with the keypoints, so that
+            descriptors stay as they are when a photo is turned. cvg's, with which the published matcher was trained,
+            turns them "counterclockwise" (kornia/kornia#573): descriptors stay as they are in upright photos only.
+        keypoint_threshold, edge_threshold, num_octave_layers, max_keypoints, nms_radius, precise_upscale: see
+            [`SIFTConfig`].
+
+    Raises:
+        ValueError: a number out of its range, named.
+    """
+
+    model_type = "doghardnet"
+
+    def __init__(self, patch_extent: float = 6.0, patch_rotation: str = "counterclockwise", **kwargs: Any) -> None:
+        if patch_extent <= 0:
+            raise ValueError(f"patch_extent must be positive, got {patch_extent}")
+        if patch_rotation not in PATCH_ROTATIONS:
+            raise ValueError(f"patch_rotation must be one of {PATCH_ROTATIONS}, got {patch_rotation!r}")
+        self.patch_extent = patch_extent
+        self.patch_rotation = patch_rotation
+        super().__init__(**kwargs)
+
+
+__all__ = ["DoGHardNetConfig"]

@@ -1,0 +1,65 @@
+"""What pairs are painted with: procedural canvases, rendered once and kept, or one's own photos."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..data.textures import render_textures
+from ..images import find_photos, load_image, to_pixels
+
+GREY = np.array([0.2989, 0.5870, 0.1140], dtype=np.float32)  # of red, green and blue, as the image processor
+
+
+def cached_textures(path: Path, count: int, height: int, width: int, seed: int) -> Tensor:
+    """`(count, height, width)` uint8 from a file; rendered and written there if it is missing or broken."""
+    if path.exists():
+        try:
+            textures = np.load(path)
+            if textures.shape == (count, height, width) and textures.dtype == np.uint8:
+                return torch.from_numpy(textures)
+        except (ValueError, EOFError, OSError):
+            pass
+        warnings.warn(f"{path} is broken: the canvases are rendered anew", stacklevel=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    textures = render_textures(count, height, width, seed)
+    partial = path.with_suffix(f".{os.getpid()}.npy")
+    try:
+        np.save(partial, textures)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return torch.from_numpy(textures)
+
+
+def read_canvases(directory: Path, height: int, width: int) -> Tensor:
+    """The photos of a directory, in grey, resized and cropped to `(count, height, width)` uint8.
+
+    Raises:
+        OSError: a photo cannot be read; it is named.
+        ValueError: there are none.
+    """
+    paths = find_photos(directory)
+    if not paths:
+        raise ValueError(f"no photos in {directory}")
+    canvases = np.empty((len(paths), height, width), dtype=np.uint8)
+    for canvas, path in zip(canvases, paths):
+        canvas[:] = np.asarray(ImageOps.fit(Image.fromarray(grey(path)), (width, height)))
+    return torch.from_numpy(canvases)
+
+
+def grey(path: Path) -> np.ndarray:
+    """A photo, `(height, width)` uint8, 255 is white: any colour mode and range, see [`to_pixels`].
+
+    Raises:
+        OSError: it cannot be read; it is named.
+        ValueError: its values are out of range; it is named.
+    """
+    pixels, white = to_pixels(load_image(path), str(path))
+    if len(pixels) == 3:
+        pixels = np.tensordot(GREY / GREY.sum(), pixels, 1)[None]
+    return np.round(pixels[0] * np.float32(255 / white)).astype(np.uint8)

@@ -1,0 +1,146 @@
+"""What the detector learns from: corners of clean views, found in both views of a pair.
+
+Points are (x, y) in pixels, the centre of the first pixel is (0, 0).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.homographies import PlanarPairs, project_points
+from ..data.photometry import gaussian_blur
+from ..detectors.configuration_superpoint import CELL
+from ..detectors.selection import max_pool
+from ..geometry import mutual_nearest, points_inside
+
+TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
+
+STRONG_THRESHOLD = 4e-4
+
+
+def corner_response(images: Tensor) -> Tensor:
+    """Smaller eigenvalue of the structure tensor, at two scales.
+
+    Args:
+        images: `(batch, height, width)` grey in [0, 1].
+
+    Returns:
+        `(batch, height, width)` lambda_min(sigma 1.2) + 1/2 lambda_min(sigma 2.4), squared grey levels per pixel.
+    """
+    padded = F.pad(images[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    dx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    dy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    products = torch.stack([dx * dx, dy * dy, dx * dy], dim=1)
+
+    def smaller_eigenvalue(sigma: float) -> Tensor:
+        xx, yy, xy = gaussian_blur(products, sigma).unbind(1)
+        return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
+
+    return smaller_eigenvalue(1.2) + 0.5 * smaller_eigenvalue(2.4)
+
+
+def teacher_keypoints(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The strongest corners of each image, at least 4 pixels apart and from the borders.
+
+    Args:
+        images: `(batch, height, width)` grey in [0, 1], without noise.
+        count: of the corners returned.
+
+    Returns:
+        `(batch, count, 2)` (x, y) pixels and `(batch, count)` responses, 0 where padding.
+    """
+    response = corner_response(images)
+    peaks = response.masked_fill((response < max_pool(response, 4)) | (response < TEACHER_THRESHOLD), 0)
+    peaks = F.pad(peaks[:, 4:-4, 4:-4], (4, 4, 4, 4))
+    values, indices = peaks.flatten(1).topk(count, dim=1)
+    width = images.shape[-1]
+    return torch.stack([indices % width, indices // width], -1).to(images.dtype), values
+
+
+def detector_labels(
+    pairs: PlanarPairs, generator: torch.Generator, count: int = 256, correspondences: int = 192
+) -> dict[str, Tensor]:
+    """What [`superpoint_loss`] learns from, out of pairs with known geometry.
+
+    A point is a corner found in both views (mutual nearest, less than 2 pixels apart), at the mean of the two
+    positions, or a strong corner whose partner is out of frame. Cells with other corners are ignored.
+
+    Args:
+        pairs: of `batch` pairs.
+        generator: of the random positions.
+        count: of the corners looked for in each view.
+        correspondences: per pair, for the descriptors: points, then other corners, and a tenth random positions.
+    """
+    batch, _, height, width = pairs.clean.shape
+    points, responses = teacher_keypoints(pairs.clean.flatten(0, 1), count)
+    points, responses = points.unflatten(0, (batch, 2)), responses.unflatten(0, (batch, 2))
+    found = responses > 0
+    inverse = torch.linalg.inv(pairs.homographies)
+    layers0, layers1 = pairs.layers.unbind(1)
+    in1, visible0 = project_points(points[:, 0], pairs.homographies, layers0, layers1)
+    in0, visible1 = project_points(points[:, 1], inverse, layers1, layers0)
+
+    distance = torch.maximum(torch.cdist(in1, points[:, 1]), torch.cdist(points[:, 0], in0))
+    possible = (found[:, 0] & visible0)[:, :, None] & (found[:, 1] & visible1)[:, None, :]
+    distance = distance.masked_fill(~possible, math.inf)
+    nearest0, mutual0, nearest1, mutual1 = mutual_nearest(distance)
+    agreed0 = mutual0 & (distance.amin(2) < 2)
+    agreed = torch.stack([agreed0, mutual1 & (distance.amin(1) < 2)], 1)
+
+    partner0 = in0.gather(1, nearest0[..., None].expand(-1, -1, 2))
+    partner1 = in1.gather(1, nearest1[..., None].expand(-1, -1, 2))
+    mean = (points + torch.stack([partner0, partner1], 1)) / 2
+    positions = torch.where(agreed[..., None], mean, points)
+    left_frame = ~points_inside(torch.stack([in1, in0], 1), (height, width))
+    positive = agreed | (left_frame & (responses > STRONG_THRESHOLD))
+
+    objectness, location = cell_labels(
+        positions.flatten(0, 1), positive.flatten(), found.flatten(), responses.flatten(), height, width
+    )
+    random = torch.rand(batch, correspondences // 10, 2, generator=generator, device=generator.device).to(points)
+    random = random * points.new_tensor([width - 1, height - 1])
+    candidates = torch.cat([torch.where(agreed0[..., None], mean[:, 0], points[:, 0]), random], 1)
+    in1, visible = project_points(candidates, pairs.homographies, layers0, layers1)
+    priority = torch.cat(
+        [agreed0 + found[:, 0] + responses[:, 0].clamp(max=0.5), torch.full_like(random[..., 0], 3)], 1
+    )
+    priority = priority * visible
+    value, chosen = priority.topk(correspondences, dim=1)
+    chosen = chosen[..., None].expand(-1, -1, 2)
+    return {
+        "objectness": objectness,
+        "location": location,
+        "correspondences": torch.stack([candidates.gather(1, chosen), in1.gather(1, chosen)], 2),
+        "correspondence_mask": value >= 1,
+    }
+
+
+def cell_labels(
+    positions: Tensor, positive: Tensor, found: Tensor, strength: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Points to the labels of their cells; the strongest point of a cell counts.
+
+    Args:
+        positions: `(images, n, 2)` pixels (x, y).
+        positive, found, strength: `(images * n,)`; what is found and not positive makes its cell ignored.
+
+    Returns:
+        objectness `(images, rows, columns)` in {1, 0, -1} and location `(images, rows, columns, 2)`, NaN without one.
+    """
+    images = len(positions)
+    rows, columns = height // CELL, width // CELL
+    cell = ((positions + 0.5) / CELL).floor().long()
+    cell = cell.clamp(min=0).minimum(cell.new_tensor([columns - 1, rows - 1]))
+    image = torch.arange(images, device=positions.device)[:, None]
+    flat_cell = ((image * rows + cell[..., 1]) * columns + cell[..., 0]).flatten()
+    objectness = positions.new_zeros(images * rows * columns)
+    objectness[flat_cell[found]] = -1
+    objectness[flat_cell[positive]] = 1
+    best = positions.new_zeros(images * rows * columns)
+    best.scatter_reduce_(0, flat_cell, strength * positive, "amax")
+    wins = positive & (strength == best[flat_cell])
+    location = positions.new_full((images * rows * columns, 2), math.nan)
+    location[flat_cell[wins]] = (positions - CELL * cell).flatten(0, 1)[wins]
+    return objectness.view(images, rows, columns), location.view(images, rows, columns, 2)
