@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_errors_say_what_is_wrong(backend, adaptive, parts, tmp_path):
         whole.extract_features(images)
     with pytest.raises(ValueError, match="image_sizes are required"):
         halves.match_features(torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 16))
-    with pytest.raises(ValueError, match=r"descriptors must be \(any, 2, any, 16\) for this graph"):
+    with pytest.raises(ValueError, match=r"descriptors must have shape \(1, 2, 5, 16\), got \(1, 2, 5, 9\)"):
         halves.match_features(torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 9), image_sizes=torch.ones(1, 2, 2))
     with pytest.raises(ValueError, match="either pixel_values"):
         whole()
@@ -144,9 +145,6 @@ def test_errors_say_what_is_wrong(backend, adaptive, parts, tmp_path):
     else:
         with pytest.raises(ValueError, match="no device NPU here"):
             load(backend, adaptive, device="NPU")
-    shutil.copy(adaptive / "config.json", tmp_path)
-    with pytest.raises(OSError, match=r"export it first|preprocessor_config|safetensors|model"):
-        load(backend, tmp_path)
 
 
 def test_openvino_reshaped_half_and_compiled(checkpoint, tmp_path):
@@ -247,3 +245,161 @@ def test_the_command_matches_with_exported_graphs(backend, tmp_path, capsys):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["data", "figure", "out"]
     assert rows[2][1:] == ["matches", str(len(found["keypoints0"]))]
+
+
+# -- what is given and what comes back
+
+
+@torch.no_grad()
+def test_arrays_nothing_and_columns_as_in_pytorch(backend, adaptive, parts, checkpoint):
+    """NumPy arrays, no keypoints, no pairs, and as many columns as the image with the most keypoints has."""
+    model = LightGlueForKeypointMatching.from_pretrained(checkpoint).eval()
+    whole, halves = load(backend, adaptive), load(backend, parts)
+    images = different_pairs()
+    for runtime in (whole, halves):
+        for rows in (slice(3), slice(0), slice(5, 6)):  # three pairs, none, and one of black images
+            wanted = (model if runtime is whole else static(checkpoint))(pixel_values=images[rows])
+            n = wanted.mask.sum(-1).max() if wanted.mask.numel() else 0
+            found = runtime(pixel_values=images[rows].numpy())
+            for name in ("matches", "matching_scores", "prune", "mask", "keypoints", "stop"):
+                shape = list(wanted[name].shape)
+                shape[2:3] = [n] * (len(shape) > 2)
+                assert list(found[name].shape) == shape, name
+                assert found[name].dtype == wanted[name].dtype, name
+    for pairs, n in ((0, 5), (2, 0), (0, 0)):
+        given = [torch.zeros(pairs, 2, n, 2), torch.zeros(pairs, 2, n, 16), None, torch.ones(pairs, 2, 2)]
+        wanted = static(checkpoint).match_features(*given)
+        found = halves.match_features(*(None if value is None else value.numpy() for value in given))
+        for name in ("matches", "matching_scores", "prune", "mask", "keypoints", "stop"):
+            assert found[name].shape == wanted[name].shape, name
+            assert found[name].dtype == wanted[name].dtype, name
+    assert halves.extract_features(images[:0, 0]).descriptors.shape == (0, 0, 16)
+
+
+def test_values_are_refused_as_in_pytorch(backend, adaptive, parts, checkpoint):
+    model = LightGlueForKeypointMatching.from_pretrained(checkpoint).eval()
+    images = different_pairs()[:1]
+    broken = images.clone()
+    broken[0, 0, 0, 0, 0] = torch.nan
+    points, descriptors, sizes = torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 16), torch.full((1, 2, 2), 48)
+    for call, message in (
+        (lambda m: m(pixel_values=broken), "pixel_values contains NaN or Inf"),
+        (lambda m: m(pixel_values=images, image_sizes=0 * sizes), "must lie between"),
+        (lambda m: m(pixel_values=images, image_sizes=10 * sizes), "must lie between"),
+        (lambda m: m(pixel_values=images, image_sizes=sizes[:, :1]), "image_sizes must have shape"),
+    ):
+        for kind in (model, load(backend, adaptive)):
+            with pytest.raises(ValueError, match=message):
+                call(kind)
+    for call, message in (
+        (lambda m: m.match_features(points / 0, descriptors, None, sizes), "keypoints contains NaN or Inf"),
+        (lambda m: m.match_features(points, descriptors, None, 0 * sizes), "must be positive"),
+        (lambda m: m.match_features(points, descriptors + 1e19, None, sizes), "beyond"),
+        (lambda m: m.match_features(points[:, :1], descriptors, None, sizes), r"keypoints must be \(batch, 2, n, 2\)"),
+    ):
+        for kind in (model, load(backend, parts)):
+            with pytest.raises(ValueError, match=message):
+                call(kind)
+
+
+def test_one_model_in_several_threads(backend, parts):
+    model, images = load(backend, parts, **({"compile": False} if backend == "openvino" else {})), different_pairs()
+
+    def matches(i):
+        return model(pixel_values=images[i : i + 1]).matches
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(matches, [0, 1, 2, 3, 4, 5] * 3))
+    for i, each in enumerate(found):
+        assert torch.equal(each, matches(i % 6))
+
+
+# -- how it is loaded
+
+
+def test_unknown_keywords_are_errors(backend, adaptive):
+    for keyword in ({"provder": "CPUExecutionProvider"}, {"trust_remote_code": True}, {"file_name": "model.onnx"}):
+        with pytest.raises(TypeError, match=f"does not know {next(iter(keyword))}; it takes .*revision"):
+            load(backend, adaptive, **keyword)
+    with pytest.raises(ValueError, match="give export=True"):
+        load(backend, adaptive, export_options=ExportOptions())
+
+
+def test_directories(backend, adaptive, checkpoint, tmp_path):
+    """A subfolder of a directory; graphs of the other runtime; neither graphs nor a model."""
+    shutil.copytree(adaptive, tmp_path / "a" / "b")
+    model = load(backend, tmp_path, subfolder="a/b")
+    assert model.axes("pipeline")["pixel_values"][:3] == [1, 2, 3]
+    other = "onnx" if backend == "openvino" else "openvino"
+    for package in NEEDS[other]:
+        pytest.importorskip(package)
+    with pytest.raises(ValueError, match=f"load it with {NAMES[backend]}"):
+        load(other, adaptive)
+    shutil.copy(adaptive / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="and no model to export either"):
+        load(backend, tmp_path)
+
+
+def test_providers_and_devices_of_onnx_runtime(checkpoint, tmp_path):
+    for package in NEEDS["onnx"]:
+        pytest.importorskip(package)
+    export(checkpoint, tmp_path, "onnx", ExportOptions(("matcher",), validate=False))
+    for providers in (["CPUExecutionProvider"], [("CPUExecutionProvider", {})]):
+        model = load("onnx", tmp_path, providers=providers)
+        assert "CPUExecutionProvider" in model.engine
+    assert model.to("cpu") is model
+    for name in ("CUDAExecutionProvider", "NoSuchProvider"):
+        if name not in onnxruntime_providers():
+            with pytest.raises(ValueError, match=f"no {name} here, only"):
+                load("onnx", tmp_path, providers=[name, "CPUExecutionProvider"])
+    if "CUDAExecutionProvider" not in onnxruntime_providers():
+        with pytest.raises(ValueError, match="no CUDAExecutionProvider here"):
+            model.to("cuda")
+    with pytest.raises(ValueError, match="cpu or cuda"):
+        model.to("mps")
+    with pytest.raises(ValueError, match="either provider"):
+        load("onnx", tmp_path, providers=["CPUExecutionProvider"], provider="CPUExecutionProvider")
+
+
+def onnxruntime_providers():
+    import onnxruntime
+
+    return onnxruntime.get_available_providers()
+
+
+def test_devices_of_openvino(checkpoint, tmp_path):
+    for package in NEEDS["openvino"]:
+        pytest.importorskip(package)
+    export(checkpoint, tmp_path, "openvino", ExportOptions(("matcher",), validate=False))
+    given = torch.rand(1, 2, 9, 2), torch.rand(1, 2, 9, 16), None, torch.ones(1, 2, 2)
+    wanted = static(checkpoint).match_features(*given).matches
+    for device in ("CPU", "cpu", "AUTO:CPU", "HETERO:CPU", "MULTI:CPU"):
+        model = load("openvino", tmp_path, device=device)
+        assert torch.equal(model.match_features(*given).matches, wanted), device
+    for device in ("cuda", torch.device("cuda:0"), "HETERO:NPU,CPU", "MULTI:CPU,TPU"):
+        with pytest.raises(ValueError, match=r"OpenVINO has no device .* here, only CPU"):
+            model.to(device)
+    assert model.to(torch.device("cpu")).engine.endswith("on CPU")
+    assert torch.equal(model.match_features(*given).matches, wanted)
+
+
+def test_openvino_remembers_a_bounded_number_of_shapes(checkpoint, tmp_path, monkeypatch):
+    for package in NEEDS["openvino"]:
+        pytest.importorskip(package)
+    from optimum.intel.openvino.modeling import OVModel
+
+    compile_model, settings = OVModel._compile_model, []
+
+    def recorded(model, device=None, ov_config=None, model_save_dir=None):
+        settings.append(ov_config)
+        return compile_model(model, device, ov_config, model_save_dir)
+
+    monkeypatch.setattr(OVModel, "_compile_model", staticmethod(recorded))
+    export(checkpoint, tmp_path, "openvino", ExportOptions(("matcher",), validate=False))
+    name = "CPU_RUNTIME_CACHE_CAPACITY"
+    load("openvino", tmp_path)
+    load("openvino", tmp_path, ov_config={name: "5000"})
+    load("openvino", tmp_path, device="AUTO:CPU")
+    assert 0 < int(settings[0][name]) < 5000
+    assert settings[1][name] == "5000"
+    assert name not in settings[2]  # devices other than the CPU do not know it
