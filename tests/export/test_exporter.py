@@ -453,7 +453,7 @@ def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     needs("onnx")
     other = Exportable(whole_model(max_keypoints=150, seed=99), None, ExportOptions(parts=("matcher",)))
     monkeypatch.setitem(module.FORMATS, "onnx", lambda graph, opset: ONNXFormat(other.graph("matcher"), opset))
-    with pytest.raises(ExportError, match="differs from PyTorch"):
+    with pytest.raises(ExportError, match=r"differs from PyTorch|no match in common"):
         export(checkpoint, tmp_path / "out", "onnx", ExportOptions(parts=("matcher",)))
     assert list(tmp_path.iterdir()) == []
 

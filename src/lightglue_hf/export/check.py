@@ -74,17 +74,19 @@ class Limits(NamedTuple):
     tail: float
 
 
-# Measured on these pictures, on OpenVINO and computed in float32, of the bundled checkpoint and of the published
-# SuperPoint + LightGlue; the shares of keypoints and matches, and the largest figures of the two for the rest:
-#                  tiny           SuperPoint     distance  descriptors  median   tail
-#   fp32           1, 1           1, 1           5e-5      1.2e-7       6.0e-8   3.9e-5
-#   fp16           .997, .991     .995, .997     5e-5      4.5e-5       2.4e-4   0.035
-#   int8           .984, .973     .884, .871     1.4       0.018        3.3e-3   0.36
-#   calibrated     .964, .948     .886, .860     1.4       0.017        4.0e-3   0.48
-# (calibrated by the pictures of the check). In bfloat16, which is told and not judged, the same graphs in fp32 keep
-# .995, .991 and .980, .923; the median difference of scores is 9.0e-4 and 0.11.
+# Measured on these pictures, pipelines of fixed depth computed in float32, tiny / the published SuperPoint + LightGlue:
+#                           keypoints      matches        distance     descriptors      median           tail
+#   OpenVINO  fp32          1 / 1          1 / 1          5e-5 / 5e-5  1e-7 / 1e-7      6e-8 / 0         1e-5 / 4e-5
+#             fp16          .997 / .995    .991 / .997    5e-5 / 5e-5  2e-5 / 4e-5      2e-4 / 1e-4      .013 / .035
+#             int8          .984 / .884    .973 / .871    1 / 1.4      9e-3 / .018      2e-3 / 3e-3      .081 / .36
+#             calibrated    .964 / .886    .948 / .860    1 / 1.4      .013 / .017      4e-3 / 4e-3      .13 / .48
+#   ONNX      fp32          1 / 1          1 / 1          0 / 0        1e-7 / 1e-7      0 / 0            8e-6 / 3e-5
+#             fp16          .998 / .994    .996 / .997    0 / 0        4e-7 / 5e-5      1e-4 / 9e-5      4e-3 / .038
+#             int8          1 / 1          .997 / .973    0 / 0        1e-7 / 1e-7      2e-3 / 8e-3      .054 / .55
+# (calibrated by one of the pictures of the check). In OpenVINO's bfloat16, which is told and not judged, fp32 weights
+# keep .995 / .980 of the keypoints and .991 / .923 of the matches, and scores differ by 9e-4 / .11 (median).
 LIMITS = {
-    "fp32": Limits(0.99, 0.99, 0.01, 1e-5, 1e-5, 1e-3),
+    "fp32": Limits(0.99, 0.99, 0.01, 1e-5, 1e-4, 1e-3),
     "fp16": Limits(0.95, 0.9, 1.5, 1e-3, 5e-3, 0.15),
     "int8": Limits(0.7, 0.65, 1.5, 0.06, 0.03, 0.7),
     "calibrated": Limits(0.5, 0.4, 1.5, 0.2, 0.1, 0.9),

@@ -8,10 +8,10 @@ graph is run against PyTorch before its files appear. docs/export.md has the inp
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -342,7 +342,7 @@ def _need(backend: str, options: ExportOptions) -> None:
     packages = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}[backend]
     if backend == "openvino" and (options.weight_format == "int8" or options.calibration is not None):
         packages.append("nncf")
-    missing = [package for package in packages if find_spec(package) is None]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ImportError(f"{', '.join(missing)} missing: install lightglue-hf[{backend}]")
 

@@ -39,7 +39,8 @@ class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
         self.detector = kwargs.pop("detector", None)
         self.detector_request: Any = None
         self.part = _part(model)
-        self._idle: dict[str, SimpleQueue[Any]] = {}  # requests of each part: one serves one thread at a time
+        # requests of each part's compiled graph: one serves one thread at a time
+        self._idle: dict[str, tuple[Any, SimpleQueue[Any]]] = {}
         self._compiling = threading.RLock()
         _check_device(kwargs.get("device", "CPU"))
         super().__init__(model, config, **kwargs)
@@ -74,7 +75,6 @@ class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
     def clear_requests(self) -> None:
         super().clear_requests()
         self.detector_request = None
-        self._idle = {}
 
     @staticmethod
     def _compile_model(model: Any, device: Any = None, ov_config: Any = None, model_save_dir: Any = None) -> Any:
@@ -147,7 +147,9 @@ class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
         with self._compiling:
             self.compile()
             compiled: Any = self.request if part == self.part else self.detector_request
-            idle = self._idle.setdefault(part, SimpleQueue())
+            if part not in self._idle or self._idle[part][0] is not compiled:  # another since `half`, `to`, `reshape`
+                self._idle[part] = compiled, SimpleQueue()
+            idle = self._idle[part][1]
         try:
             request = idle.get_nowait()
         except Empty:
