@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lightglue_hf
-from lightglue_hf.cli import commands as cli
+from lightglue_hf import cli
 
 
 @pytest.fixture(scope="module")
@@ -203,14 +203,14 @@ def test_demo_without_scikit_image_says_what_to_install(capsys, monkeypatch, che
 
 def test_demo_and_match_use_the_bundled_checkpoint_by_name(monkeypatch, photos, checkpoint, capsys):
     asked = []
-    monkeypatch.setattr(cli, "bundled_checkpoint", lambda name: asked.append(name) or checkpoint)
+    monkeypatch.setattr(cli.models, "bundled_checkpoint", lambda name: asked.append(name) or checkpoint)
     assert cli.main(["match", *photos]) == 0
     assert cli.main(["match", *photos, "--model", str(checkpoint)]) == 0
     assert asked == ["tiny"]
 
 
 def test_only_demo_has_a_number_of_keypoints_of_its_own():
-    parse = cli._parser().parse_args
+    parse = cli.parser().parse_args
     assert parse(["match", "a", "b"]).max_keypoints is None
     assert parse(["match", "a", "b"]).size is None
     assert parse(["demo"]).max_keypoints == 1024
@@ -319,10 +319,10 @@ def test_evaluate_without_any_data_takes_what_scikit_image_has():
     from lightglue_hf.evaluation.datasets import BUILT_IN
 
     pytest.importorskip("skimage")
-    parse = cli._parser().parse_args
-    assert [dataset.name for dataset in cli._datasets(parse(["evaluate"]))] == list(BUILT_IN)
+    parse = cli.parser().parse_args
+    assert [dataset.name for dataset in cli.evaluate._datasets(parse(["evaluate"]))] == list(BUILT_IN)
     chosen = parse(["evaluate", "--data", "shift", "--data", "stereo"])
-    assert [dataset.name for dataset in cli._datasets(chosen)] == ["shift", "stereo"]
+    assert [dataset.name for dataset in cli.evaluate._datasets(chosen)] == ["shift", "stereo"]
     assert (chosen.max_keypoints, chosen.size) == (1024, 640)
 
 
@@ -331,7 +331,7 @@ def test_the_commands_of_its_page_exist():
     lines = [shlex.split(line, comments=True) for line in page.splitlines() if line.startswith("lightglue-hf ")]
     assert len(lines) >= 5
     for _, *arguments in lines:
-        assert cli._parser().parse_args(arguments).run is cli.evaluate
+        assert cli.parser().parse_args(arguments).run is cli.evaluate.run
 
 
 def test_errors_of_evaluate(capsys, benchmark, checkpoint, photos, tmp_path):
@@ -469,7 +469,7 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch, photos, checkpoint):
     def fault(*_):
         raise TypeError("a fault")
 
-    monkeypatch.setattr(cli, "_match", fault)
+    monkeypatch.setattr(cli.match, "match_pair", fault)
     with pytest.raises(TypeError, match="a fault"):
         cli.main(["match", *photos, "--model", str(checkpoint)])
 

@@ -1,0 +1,37 @@
+"""`lightglue-hf show_data`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .arguments import count, picture, share, side
+
+HELP = "draw pairs of procedural images with their true matches and layers, as the training sees them"
+EPILOG = None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=picture, default=Path("grid.png"), metavar="PNG")
+    parser.add_argument("--pairs", type=count, default=6, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--multi-plane", type=share, default=0.5, metavar="P", help="share of several planes")
+    parser.add_argument("--height", type=side, default=192, metavar="N", help="of a view, in pixels")
+    parser.add_argument("--width", type=side, default=256, metavar="N")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw pairs as the training sees them: the teacher's keypoints and their true matches."""
+    from ..data.homographies import ground_truth_matches, sample_pairs
+    from ..data.textures import render_textures
+    from ..training import teacher_keypoints
+    from ..visualization import draw_pairs
+
+    canvases = render_textures(2 * args.pairs, 2 * args.height, 2 * args.width, args.seed)
+    seeds = range(args.seed, args.seed + args.pairs)
+    pairs = sample_pairs(canvases, seeds, args.height, args.width, multi_plane=args.multi_plane)
+    points, responses = (found.unflatten(0, (-1, 2)) for found in teacher_keypoints(pairs.clean.flatten(0, 1), 64))
+    matches = ground_truth_matches(points, responses > 0, pairs.homographies, pairs.layers)
+    draw_pairs(pairs, points, matches).save(args.output)
+    print(f"wrote {args.output}")
