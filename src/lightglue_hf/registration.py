@@ -85,7 +85,7 @@ REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
 
 
 def replace_stand_in() -> None:
-    """transformers 5.5 shows an `AutoImageProcessor` that asks for torchvision, and never imports what is behind it."""
+    """transformers 5.5 shows an `AutoImageProcessor` that asks for torchvision, and does not import the real one."""
     if "AutoImageProcessor" in getattr(sys.modules["transformers"], "_object_missing_backend", {}):
         import_module(f"{AUTO}.image_processing_auto")
 

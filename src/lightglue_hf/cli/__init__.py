@@ -8,17 +8,21 @@
     lightglue-hf convert superpoint_lightglue.pth superpoint_lightglue --superpoint superpoint_v1.pth
     lightglue-hf export openvino tiny exported
 
-Errors are one line on the standard error stream, and the exit status 2.
+A command is a file with `HELP`, `EPILOG`, `configure(parser)` and `run(args)`, which returns the exit status or `None`
+for 0. Errors of input are one line on the standard error stream, and the exit status 2; see errors.py. Whatever takes
+long to import (torch, transformers, NumPy) is imported by `run`, so that help is there at once.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 
 from .. import __version__
 from . import convert, demo, evaluate, export, match, show_data, train
 from .arguments import Parser
-from .errors import is_the_users, one_line
+from .errors import INPUT_ERRORS, one_line
 
 COMMANDS = (match, demo, evaluate, train, show_data, convert, export)
 
@@ -27,17 +31,37 @@ __all__ = ["main", "parser"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # file names may be of bytes that are no text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        args.run(args)
+        try:
+            return run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        if not is_the_users(error):
-            raise
+
+
+def run(argv: list[str]) -> int:
+    """Parse the arguments and run the command; errors of input are printed."""
+    root = parser()
+    if not argv:
+        root.print_help()
+        return 0
+    args = root.parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except BrokenPipeError:
+        raise
+    except INPUT_ERRORS as error:
+        if args.verbose:
+            traceback.print_exc()
         print(f"lightglue-hf: error: {one_line(error)}", file=sys.stderr)
         return 2
-    return 0
 
 
 def parser() -> Parser:
@@ -47,5 +71,8 @@ def parser() -> Parser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2].replace("_", "-")
-        command.configure(commands.add_parser(name, help=command.HELP, epilog=command.EPILOG))
+        subparser = commands.add_parser(name, help=command.HELP, description=command.HELP, epilog=command.EPILOG)
+        command.configure(subparser)
+        subparser.add_argument("-q", "--quiet", action="store_true", help="print results only, no remarks")
+        subparser.add_argument("-v", "--verbose", action="store_true", help="also what libraries log, and tracebacks")
     return root

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..utils.errors import InputError
+
 BUNDLED = "tiny"
+LARGEST_EDGE = 8192
+"""Pixels of the longer side: a detector of this size takes gigabytes, and beyond it keypoints lose their precision."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,19 +24,61 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def add_model_options(options: argparse.ArgumentParser) -> None:
-    """The options of a model."""
-    options.add_argument(
+def add_model_options(
+    parser: argparse.ArgumentParser,
+    max_keypoints: int | None = None,
+    longest_edge: int | None = None,
+    several: bool = False,
+) -> None:
+    """The options of a model, with a command's own defaults; `several` of them may be named."""
+
+    def default(value: Any) -> str:
+        return f"default: {value or 'as the checkpoint says'}"
+
+    again = ("append", None, "; may be given several times") if several else ("store", BUNDLED, "")
+    parser.add_argument(
         "--model",
-        default=BUNDLED,
-        metavar="DIR_OR_HUB_ID",
-        help=f'"{BUNDLED}", the checkpoint in this package (default), a directory or a name on the Hub',
+        action=again[0],
+        default=again[1],
+        metavar="MODEL",
+        help=f'"{BUNDLED}", the checkpoint in this package (default), a directory or a name on the Hub{again[2]}',
     )
-    options.add_argument("--max-keypoints", type=count, metavar="N", help="the best N of each photo")
-    options.add_argument("--size", type=count, metavar="N", help="resize the longer side of each photo to N pixels")
-    options.add_argument("--threshold", type=score, metavar="T", help="keep matches that score above T")
-    options.add_argument("--device", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cuda where there is one)")
-    options.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    add_revision(parser)
+    add_max_keypoints(parser, f"the best N of each photo ({default(max_keypoints)})", max_keypoints)
+    help_edge = f"resize the longer side of each photo to N pixels ({default(longest_edge)})"
+    parser.add_argument("--longest-edge", type=edge, default=longest_edge, metavar="N", help=help_edge)
+    add_former_name(parser, "--size", "longest_edge", edge)
+    help_threshold = f"keep matches that score above T ({default(None)})"
+    parser.add_argument("--threshold", type=score, metavar="T", help=help_threshold)
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cuda where there is one)")
+    help_dtype = "in which to compute (default: float32)"
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help=help_dtype)
+
+
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    help_revision = "branch, tag or commit of a model on the Hub (default: main)"
+    parser.add_argument("--revision", metavar="REV", help=help_revision)
+
+
+def add_max_keypoints(parser: argparse.ArgumentParser, help: str, default: int | None = None) -> None:
+    parser.add_argument("--max-keypoints", type=count, default=default, metavar="N", help=help)
+    for former in ("--num-keypoints", "--keypoints"):
+        add_former_name(parser, former, "max_keypoints", count)
+
+
+def add_former_name(parser: argparse.ArgumentParser, option: str, dest: str, type: Callable[[str], Any]) -> None:
+    """What an option was called before; it still works."""
+    parser.add_argument(option, dest=dest, type=type, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def log(args: argparse.Namespace, text: str) -> None:
+    """A remark on the standard error stream."""
+    if not args.quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values of options
 
 
 def number(text: str, convert: Callable[[str], float], valid: Callable[[float], bool], what: str) -> Any:
@@ -47,8 +95,12 @@ def count(text: str) -> int:
     return number(text, int, lambda value: value > 0, "a whole number above 0")
 
 
+def edge(text: str) -> int:
+    return number(text, int, lambda value: 0 < value <= LARGEST_EDGE, f"a whole number from 1 to {LARGEST_EDGE}")
+
+
 def side(text: str) -> int:
-    return number(text, int, lambda value: value >= 32, "a whole number of at least 32")
+    return number(text, int, lambda value: 32 <= value <= LARGEST_EDGE, f"a whole number from 32 to {LARGEST_EDGE}")
 
 
 def score(text: str) -> float:
@@ -60,10 +112,14 @@ def share(text: str) -> float:
 
 
 def picture(text: str) -> Path:
-    from PIL import Image
-
-    readable = Image.registered_extensions()
-    return target(text, {suffix for suffix, kind in readable.items() if kind in Image.SAVE}, ".png or .jpg")
+    path = target(text, None, "")
+    try:
+        encode_picture(None, path)
+    except (KeyError, OSError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"cannot tell how to write {text!r}: the name must end in .png or .jpg"
+        ) from None
+    return path
 
 
 def table(text: str) -> Path:
@@ -75,14 +131,57 @@ def markdown(text: str) -> Path:
 
 
 def json_file(text: str) -> Path:
-    return target(text, {".json"}, ".json")
+    return Path(text) if text == "-" else target(text, {".json"}, ".json")
 
 
-def target(text: str, suffixes: set[str], examples: str) -> Path:
+def target(text: str, suffixes: set[str] | None, examples: str) -> Path:
     """Return the path of a file to write, and refuse before the work is done what cannot be written after it."""
     path = Path(text)
-    if path.suffix.lower() not in suffixes:
+    if suffixes is not None and path.suffix.lower() not in suffixes:
         raise argparse.ArgumentTypeError(f"cannot tell how to write {text!r}: the name must end in {examples}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the directory of {text!r} does not exist")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a directory")
     return path
+
+
+def refuse_overwriting(inputs: list[str], *outputs: Path | None) -> None:
+    """Raise an InputError if a file to write is one to read, or two to write are one."""
+    written: list[Path] = []
+    for output in outputs:
+        if output is None or output == Path("-"):
+            continue
+        if any(same_file(Path(name), output) for name in inputs):
+            raise InputError(f"{output} is an input: it would be overwritten")
+        if any(same_file(other, output) for other in written):
+            raise InputError(f"{output} would be written twice")
+        written.append(output)
+
+
+def same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):  # one is not there yet, or no path at all
+        return path.absolute() == other.absolute()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def encode_picture(image: Any, path: Path) -> bytes:
+    """A PIL image as the bytes of a file with the suffix of this path; `None` is a small black one."""
+    from PIL import Image
+
+    image = Image.new("RGB", (8, 8)) if image is None else image
+    buffer = io.BytesIO()
+    image.save(buffer, format=Image.registered_extensions()[path.suffix.lower()])
+    return buffer.getvalue()
+
+
+def save_picture(image: Any, path: Path) -> None:
+    """Write a PIL image, whole or not at all; its kind by the suffix."""
+    from ..utils.files import write_atomically
+
+    write_atomically(path, encode_picture(image, path))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from .errors import CommandError
+from ..utils.errors import InputError
+from .arguments import log
+from .models import quiet_libraries
 
 HELP = "convert a checkpoint of another project to a directory for from_pretrained, or back"
 EPILOG = "docs/checkpoints.md says which file is which, and under what licence."
@@ -25,15 +27,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert a checkpoint of another project to a directory, or a directory back."""
-    import transformers
-
     from ..convert import directories as checkpoint_files
 
-    transformers.logging.disable_progress_bar()
+    quiet_libraries(args)
     if args.private and not args.push_to_hub:
-        raise CommandError("--private needs --push-to-hub")
+        raise InputError("--private needs --push-to-hub")
     if args.to and (args.verify or args.push_to_hub):
-        raise CommandError("--verify and --push-to-hub are for the way there, not for --to")
+        raise InputError("--verify and --push-to-hub are for the way there, not for --to")
+    if "://" in args.source:
+        log(args, f"downloading {args.source} ...")
     if args.to:
         checkpoint_files.convert_back(args.source, args.out, args.to, args.superpoint)
     else:

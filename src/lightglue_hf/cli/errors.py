@@ -1,20 +1,38 @@
-"""Errors of the user's, which are one line, and all others."""
+"""Errors of input are one line; all others are faults of the program, and show where they came from.
+
+What is wrong with a file, an option or a checkpoint is raised as `InputError`; what other packages make of broken
+input becomes one by `reading`. An `OSError` is what the operating system says of a file or the network.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-class CommandError(Exception):
-    """An error of the user's, not of the program: its message is all there is to say."""
+from ..utils.errors import InputError, MissingPackageError
+
+INPUT_ERRORS = (InputError, MissingPackageError, OSError)
 
 
-def is_the_users(error: Exception) -> bool:
-    """Is this what wrong files, options or machines cause, rather than a fault in the program?"""
-    from PIL.Image import DecompressionBombError
+@contextmanager
+def reading(problem: str = "") -> Iterator[None]:
+    """Whatever is raised within is an `InputError`: broken input makes libraries raise anything.
 
-    return isinstance(error, (CommandError, DecompressionBombError, ImportError, OSError, RuntimeError, ValueError))
+    Only for code that reads input, never for code that computes with it.
+
+    Args:
+        problem: what goes before the message.
+    """
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except Exception as error:
+        raise InputError(f"{problem}: {one_line(error)}" if problem else one_line(error)) from error
 
 
 def one_line(error: Exception) -> str:
+    """The message of an error in one line of at most 400 characters."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
