@@ -68,6 +68,20 @@ def test_images_without_matches_are_only_put_side_by_side():
     assert (drawn[40:, 80:] == 0).all()
 
 
+def test_images_of_different_sizes_come_to_one_height_and_no_more_than_a_width():
+    tall = np.full((400, 100, 3), 200, np.uint8)
+    drawn = draw_matches(tall, GREY, [[50, 200]], [[40, 30]], max_width=10_000)
+    assert drawn.size == (100 + 400 * 80 // 60, 400)
+    pixels = np.asarray(drawn).astype(int)
+    green = 255 * score_colors([1.0])[0]
+    for x, y in ((50, 200), (100 + round(40.5 * 400 / 60 - 0.5), round(30.5 * 400 / 60 - 0.5))):
+        assert np.abs(pixels[y, x] - green).max() < 3, "the points move along"
+    narrow = draw_matches(tall, GREY, NONE, NONE, max_width=300)
+    assert 290 <= narrow.width <= 300
+    assert narrow.height / 400 == pytest.approx(narrow.width / 633, abs=0.01)
+    assert np.array_equal(draw_matches(GREY, GREY, NONE, NONE, max_width=160), draw_matches(GREY, GREY, NONE, NONE))
+
+
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, Image.fromarray, lambda a: a / 255])
 def test_images_may_be_of_any_kind(kind):
     assert np.array_equal(np.asarray(draw_matches(kind(GREY), kind(DARK), NONE, NONE))[:, :80], GREY)

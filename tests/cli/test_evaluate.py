@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def test_evaluate_writes_what_it_prints(benchmark, checkpoint, capsys, tmp_path)
     pytest.importorskip("cv2")
     files = ("--json", str(tmp_path / "figures.json"), "--markdown", str(tmp_path / "figures.md"))
     assert (
-        cli.main(["evaluate", *benchmark, "--model", str(checkpoint), "--device", "cpu", "--size", "96", *files]) == 0
+        cli.main(
+            ["evaluate", *benchmark, "--model", str(checkpoint), "--device", "cpu", "--longest-edge", "96", *files]
+        )
+        == 0
     )
     table = capsys.readouterr().out
     assert (tmp_path / "figures.md").read_text() == table
@@ -51,15 +55,20 @@ def test_evaluate_writes_what_it_prints(benchmark, checkpoint, capsys, tmp_path)
     figures = {row[1]: row[2:] for row in reversed(rows)}  # the first of each name: of HPatches as a whole
     assert figures["repeatability (3 px)"] == ["1.000"] * 4  # each image beside itself
     assert figures["homography accuracy @1 px"][1:3] == ["1.000"] * 2
+    size = (checkpoint / "model.safetensors").stat().st_size / 1e6
+    assert figures["weights (MB)"] == [f"{size:.1f}", "", "", ""]
+    assert [bool(cell) for cell in figures["ms a pair (median)"]] == [True, False, True, True]
+    assert set(figures["pairs above chance (poselib)"]) <= {"0", "1"}
     for expected in ("pose AUC (poselib) @5 degrees", "pose AUC (magsac) @20 degrees", "inliers (magsac, 1.5 px)"):
         assert expected in figures
 
     saved = json.loads((tmp_path / "figures.json").read_text())
     assert saved["settings"] == {
         "version": lightglue_hf.__version__,
-        "model": str(checkpoint),
+        "model": [str(checkpoint)],
+        "revision": None,
         "max_keypoints": 1024,
-        "size": 96,
+        "longest_edge": 96,
         "threshold": None,
         "device": "cpu",
         "dtype": "float32",
@@ -76,9 +85,9 @@ def test_evaluate_does_not_run_the_model_twice(benchmark, checkpoint, capsys, tm
 
     def evaluate(*options):
         cache = ("--cache", str(tmp_path / "cache"), "--methods", "model", "nearest")
-        status = cli.main(["evaluate", *benchmark, "--model", str(checkpoint), "--size", "96", *cache, *options])
-        assert status == 0
-        return capsys.readouterr().out
+        model = ("--model", str(checkpoint), "--longest-edge", "96")
+        assert cli.main(["evaluate", *benchmark, *model, *cache, *options]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "ms a pair" not in line]
 
     first = evaluate()
     run = []
@@ -91,7 +100,7 @@ def test_evaluate_does_not_run_the_model_twice(benchmark, checkpoint, capsys, tm
     monkeypatch.setattr(LightGlueForKeypointMatching, "extract_features", counted)
     assert evaluate() == first
     assert run == []
-    for changed in (("--size", "104"), ("--max-keypoints", "20"), ("--threshold", "0.9")):
+    for changed in (("--longest-edge", "104"), ("--max-keypoints", "20"), ("--threshold", "0.9")):
         run.clear()
         evaluate(*changed)
         assert run
@@ -99,7 +108,7 @@ def test_evaluate_does_not_run_the_model_twice(benchmark, checkpoint, capsys, tm
 
 def test_evaluate_without_opencv_leaves_its_methods_out(benchmark, checkpoint, capsys, error, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    arguments = ["evaluate", *benchmark[-3:], "--model", str(checkpoint), "--size", "96"]
+    arguments = ["evaluate", *benchmark[-3:], "--model", str(checkpoint), "--longest-edge", "96"]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.err == "RootSIFT is left out, for want of OpenCV: install lightglue-hf[eval]\n"
@@ -116,7 +125,7 @@ def test_evaluate_without_any_data_takes_what_scikit_image_has():
     assert [dataset.name for dataset in cli.evaluate._datasets(parse(["evaluate"]))] == list(BUILT_IN)
     chosen = parse(["evaluate", "--data", "shift", "--data", "stereo"])
     assert [dataset.name for dataset in cli.evaluate._datasets(chosen)] == ["shift", "stereo"]
-    assert (chosen.max_keypoints, chosen.size) == (1024, 640)
+    assert (chosen.max_keypoints, chosen.longest_edge) == (1024, 640)
 
 
 def test_the_commands_of_its_page_exist():
@@ -157,3 +166,61 @@ def test_evaluate_needs_a_detector(error, tmp_path, photos):
     LightGlueImageProcessor().save_pretrained(tmp_path)
     line = error("evaluate", "--model", tmp_path, "--pair", *photos)
     assert "no LightGlue model with a keypoint detector" in line
+
+
+def test_models_stand_side_by_side(photos, checkpoint, capsys, tmp_path, monkeypatch):
+    """And of each the detector runs once for a pair, whatever the methods."""
+    from lightglue_hf.modeling_lightglue import LightGlueForKeypointMatching
+
+    pytest.importorskip("poselib")
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    (other / "README.md").write_text("---\nlicense: other\nlicense_name: mine\n---\n\n# other\n")
+    run = []
+    extract_features = LightGlueForKeypointMatching.extract_features
+    monkeypatch.setattr(
+        LightGlueForKeypointMatching,
+        "extract_features",
+        lambda self, *args, **kwargs: run.append(self) or extract_features(self, *args, **kwargs),
+    )
+    models = ("--model", str(checkpoint), "--model", str(other), "--methods", "model", "nearest")
+    arguments = ["evaluate", *models, "--pair", *photos, "--longest-edge", "96"]
+    assert cli.main([*arguments, "--json", "-"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [pair["method"] for pair in printed["pairs"]] == [
+        checkpoint.name,
+        f"{checkpoint.name}'s detector, mutual nearest",
+        "other",
+        "other's detector, mutual nearest",
+    ]
+    assert printed["pairs"][0]["scores"] == printed["pairs"][2]["scores"]
+    assert len(run) == len(set(map(id, run))) == 2
+    assert cli.main(arguments) == 0
+    table = capsys.readouterr().out
+    assert "|  | licence |  |  | mine |  |" in table
+    status = cli.main(["evaluate", *models[:4], "--adaptivity", "--pair", *photos])
+    assert status == 2
+    assert "one model alone" in capsys.readouterr().err
+
+
+def test_a_broken_photo_is_an_error_of_input_and_a_fault_in_a_method_is_none(
+    error, photos, checkpoint, monkeypatch, tmp_path
+):
+    pytest.importorskip("poselib")
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no photo")
+    arguments = ("evaluate", "--model", str(checkpoint), "--methods", "model", "--pair", photos[0])
+    assert "broken.jpg" in error(*arguments, broken)
+
+    def fault(*_):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr("lightglue_hf.evaluation.methods.extract", fault)
+    with pytest.raises(ValueError, match="a fault"):
+        cli.main([*arguments, photos[1]])
+
+
+def test_the_names_of_datasets_are_those_that_there_are():
+    from lightglue_hf.evaluation.datasets import BUILT_IN
+
+    assert tuple(BUILT_IN) == cli.evaluate.DATA

@@ -1,5 +1,8 @@
 """The command as a whole: help, errors, faults, and as a program."""
 
+import argparse
+import os
+import struct
 import subprocess
 import sys
 
@@ -7,6 +10,8 @@ import pytest
 
 import lightglue_hf
 from lightglue_hf import cli
+from lightglue_hf.cli.errors import reading
+from lightglue_hf.utils.errors import InputError, MissingPackageError
 
 
 def test_version(capsys):
@@ -24,22 +29,71 @@ def test_help_names_the_default_model(capsys):
 
 
 def test_errors_of_commands(error, photos):
-    assert "COMMAND" in error()
     assert "dance" in error("dance")
     assert "PHOTO" in error("match", photos[0])
 
 
-def test_a_fault_of_the_program_is_not_hidden(monkeypatch, photos, checkpoint):
+def test_a_bare_command_prints_help(capsys):
+    assert cli.main([]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("usage: lightglue-hf")
+    assert "match" in printed.out
+    assert printed.err == ""
+
+
+def test_help_imports_nothing_that_takes_long():
+    code = (
+        "import sys\n"
+        "from lightglue_hf import cli\n"
+        "for command in sys.argv[1:]:\n"
+        "    try: cli.main([command, '--help'])\n"
+        "    except SystemExit as stop: assert stop.code == 0\n"
+        "print('imported:', {'torch', 'transformers', 'numpy', 'PIL', 'datasets'} & set(sys.modules))"
+    )
+    commands = ["match", "demo", "evaluate", "train", "show-data", "convert", "export"]
+    result = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "imported: set()", result.stderr
+    for command in commands:
+        assert f"usage: lightglue-hf {command}" in result.stdout
+
+
+@pytest.mark.parametrize("command", [["match", "a", "b"], ["demo"], ["evaluate"], ["show-data"]])
+def test_every_option_with_a_default_says_it(command):
+    """Of those that take a value; what is not given by default needs no word."""
+    (commands,) = (action for action in cli.parser()._actions if action.dest == "command")
+    for action in commands.choices[command[0]]._actions:
+        if action.option_strings and action.nargs != 0 and action.default not in (None, [], argparse.SUPPRESS):
+            assert "default" in action.help, action.option_strings
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, RuntimeError, KeyError])
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch, photos, checkpoint, kind):
     def fault(*_):
-        raise TypeError("a fault")
+        raise kind("a fault")
 
     monkeypatch.setattr(cli.match, "match_pair", fault)
-    with pytest.raises(TypeError, match="a fault"):
+    with pytest.raises(kind, match="a fault"):
         cli.main(["match", *photos, "--model", str(checkpoint)])
 
 
+def test_verbose_shows_where_an_error_came_from(capsys, photos):
+    assert cli.main(["match", "nowhere.jpg", photos[0], "-v"]) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert printed.endswith("lightglue-hf: error: nowhere.jpg: No such file or directory\n")
+
+
+def test_reading_makes_one_line_of_anything():
+    for raised in (KeyError("a"), RuntimeError("two\nlines"), InputError("mine"), struct.error("short")):
+        with pytest.raises(InputError, match=r"^file: ") as error, reading("file"):
+            raise raised
+        assert "\n" not in str(error.value)
+    with pytest.raises(MissingPackageError, match=r"^install"), reading("file"):
+        raise MissingPackageError("install lightglue-hf[eval]")
+
+
 def program(*arguments):
-    return subprocess.run([sys.executable, "-m", "lightglue_hf.cli", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "lightglue_hf", *arguments], capture_output=True, text=True)
 
 
 def test_the_program_fails_with_one_line(photos):
@@ -51,5 +105,16 @@ def test_the_program_fails_with_one_line(photos):
 
 def test_the_program_succeeds_quietly(photos, checkpoint):
     result = program("match", *photos, "--model", str(checkpoint))
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0
+    assert "Traceback" not in result.stderr
+    assert "lightglue" not in result.stderr
     assert "matches" in result.stdout
+
+
+def test_the_reader_may_leave_early():
+    command = [sys.executable, "-m", "lightglue_hf", "match", "--help"]
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -1,22 +1,47 @@
 """Which model the options name, and what is wrong with it."""
 
+from pathlib import Path
+
+import pytest
+import transformers
 from safetensors.torch import load_file, save_file
 
-from lightglue_hf import cli
+from lightglue_hf import bundled_checkpoint, cli
+from lightglue_hf.utils.errors import InputError
 
 
-def test_demo_and_match_use_the_bundled_checkpoint_by_name(monkeypatch, photos, checkpoint, capsys):
+def test_the_bundled_checkpoint_has_a_name():
+    assert cli.models.find_checkpoint("tiny") == bundled_checkpoint("tiny")
+    for command in (["match", "a", "b"], ["demo"]):
+        assert cli.parser().parse_args(command).model == "tiny"
+
+
+def test_a_name_is_a_directory_or_one_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert cli.models.find_checkpoint("mine") == Path("mine")
+    assert cli.models.find_checkpoint("owner/name") == "owner/name"
+    with pytest.raises(InputError, match="no bundled checkpoint is called 'superpiont'; there are: tiny"):
+        cli.models.find_checkpoint("superpiont")  # and the Hub is not asked
+
+
+def test_the_revision_goes_to_the_hub_and_remote_code_does_not_run(monkeypatch, error, photos):
     asked = []
-    monkeypatch.setattr(cli.models, "bundled_checkpoint", lambda name: asked.append(name) or checkpoint)
-    assert cli.main(["match", *photos]) == 0
-    assert cli.main(["match", *photos, "--model", str(checkpoint)]) == 0
-    assert asked == ["tiny"]
+
+    def from_pretrained(name, **options):
+        asked.append((name, options["revision"], options["trust_remote_code"]))
+        raise OSError("offline")
+
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", from_pretrained)
+    error("match", *photos, "--model", "owner/name", "--revision", "v2")
+    error("match", *photos, "--model", "owner/name")
+    assert asked == [("owner/name", "v2", False), ("owner/name", "main", False)]
 
 
 def test_only_demo_has_a_number_of_keypoints_of_its_own():
     parse = cli.parser().parse_args
     assert parse(["match", "a", "b"]).max_keypoints is None
-    assert parse(["match", "a", "b"]).size is None
+    assert parse(["match", "a", "b"]).longest_edge is None
     assert parse(["demo"]).max_keypoints == 1024
 
 

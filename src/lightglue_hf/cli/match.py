@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 
 from .. import __version__
 from ..utils.errors import InputError, MissingPackageError
-from .arguments import BUNDLED, add_model_options, count, log, picture, refuse_overwriting, save_picture, table
+from .arguments import BUNDLED, add_model_options, count, picture, refuse_overwriting, save_picture, table
 from .errors import reading
 from .models import load_matcher
 
@@ -76,17 +76,17 @@ def run(args: argparse.Namespace) -> int:
     refuse_overwriting(args.images, args.output, args.save)
     images = read_photos(args.images)
     result = match_pair(images, args)
-    geometry = find_geometry(images, result, args)
     report: Callable[[str], Any] = (lambda text: None) if args.json or args.quiet else print
     for name, image, points, size in zip(args.images, images, result.prediction[:2], result.sizes):
         report(f"{name}: {image.width} x {image.height}, {len(points)} keypoints")
         if not len(points):
-            log(args, f"no keypoints in {name} at {size[1]} x {size[0]} pixels: {why_none(size)}")
+            report(f"no keypoints at {size[1]} x {size[0]} pixels: {why_none(size)}")
     report_matches(result, report)
+    geometry = find_geometry(images, result, args, report)
     if geometry is not None:
         report(describe(geometry.verdict))
         if args.model == BUNDLED and geometry.verdict.inliers.sum() < LITTLE:
-            log(args, f"{BUNDLED} is small and quick: published checkpoints find more (docs/checkpoints.md)")
+            report(f"{BUNDLED} is small and quick: published checkpoints find more (docs/checkpoints.md)")
     if args.output:
         save_picture(draw(images, result, args, geometry), args.output)
         report(f"wrote {args.output}")
@@ -152,7 +152,9 @@ def match_pair(images: list[Image], args: argparse.Namespace) -> Matches:
     )
 
 
-def find_geometry(images: list[Image], result: Matches, args: argparse.Namespace) -> Geometry | None:
+def find_geometry(
+    images: list[Image], result: Matches, args: argparse.Namespace, report: Callable[[str], Any]
+) -> Geometry | None:
     """What agrees with the matches; without PoseLib nothing is known of it, which is said."""
     from ..evaluation import estimate_homography, judge_against_chance
 
@@ -162,7 +164,7 @@ def find_geometry(images: list[Image], result: Matches, args: argparse.Namespace
     except MissingPackageError as error:
         if args.require_match or args.inliers:
             raise
-        log(args, f"inliers are not counted: {error}")
+        report(f"inliers are not counted: {error}")
         return None
     return Geometry(verdict, *estimate_homography(*matched))
 
