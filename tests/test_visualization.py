@@ -1,6 +1,6 @@
 """What is drawn is where it should be, in the right colour, and nothing to draw is no error."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -180,14 +180,8 @@ def test_plots_are_written(plt, tmp_path, suffix):
 
 
 def test_a_missing_matplotlib_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without_matplotlib(name, *args, **kwargs):
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
+    for module in ("matplotlib", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, module, None)
     for call in (lambda: plot_images([GREY]), lambda: plot_keypoints([NONE]), lambda: plot_matches(NONE, NONE)):
         with pytest.raises(ImportError, match=r"install lightglue-hf\[plot\]"):
             call()

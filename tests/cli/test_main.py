@@ -5,12 +5,14 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 import lightglue_hf
 from lightglue_hf import cli
-from lightglue_hf.cli.errors import reading
+from lightglue_hf.cli.errors import is_of_input, reading
 from lightglue_hf.utils.errors import InputError, MissingPackageError
 
 
@@ -74,6 +76,22 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch, photos, checkpoint, k
     monkeypatch.setattr(cli.match, "match_pair", fault)
     with pytest.raises(kind, match="a fault"):
         cli.main(["match", *photos, "--model", str(checkpoint)])
+
+
+def test_what_the_readers_refuse_is_of_input_and_what_happens_below_them_is_not(tmp_path):
+    from lightglue_hf.convert.state_dicts import convert_superpoint_state_dict
+    from lightglue_hf.geometry import scale_keypoints
+
+    cases = [
+        (lambda: convert_superpoint_state_dict({}), True),
+        (lambda: convert_superpoint_state_dict(None), False),
+        (lambda: scale_keypoints(torch.zeros(2, 2), "a", "b"), False),
+        (lambda: Path(tmp_path / "nowhere").read_text(), True),
+    ]
+    for call, expected in cases:
+        with pytest.raises(Exception) as error:  # noqa: PT011
+            call()
+        assert is_of_input(error.value) == expected, error.value
 
 
 def test_verbose_shows_where_an_error_came_from(capsys, photos):

@@ -22,7 +22,7 @@ import traceback
 from .. import __version__
 from . import convert, demo, evaluate, export, match, show_data, train
 from .arguments import Parser
-from .errors import INPUT_ERRORS, one_line
+from .errors import is_of_input, one_line
 
 COMMANDS = (match, demo, evaluate, train, show_data, convert, export)
 
@@ -57,7 +57,9 @@ def run(argv: list[str]) -> int:
         return args.run(args) or 0
     except BrokenPipeError:
         raise
-    except INPUT_ERRORS as error:
+    except Exception as error:
+        if not is_of_input(error):
+            raise
         if args.verbose:
             traceback.print_exc()
         print(f"lightglue-hf: error: {one_line(error)}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Errors of input are one line; all others are faults of the program, and show where they came from.
 
 What is wrong with a file, an option or a checkpoint is raised as `InputError`; what other packages make of broken
-input becomes one by `reading`. An `OSError` is what the operating system says of a file or the network.
+input becomes one by `reading`. An `OSError` is what the operating system says of a file or the network. And a
+`ValueError` is of input where it is raised by the modules that read input, and by no other package under them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,32 @@ from contextlib import contextmanager
 
 from ..utils.errors import InputError, MissingPackageError
 
-INPUT_ERRORS = (InputError, MissingPackageError, OSError)
+READERS = (
+    *("configuration_", "detectors.configuration_", "loading", "images", "utils"),
+    *("convert", "data", "training", "export", "runtime"),
+)
+"""Modules of this package whose own ValueErrors say what is wrong with a file, an option or a checkpoint."""
+
+
+def is_of_input(error: Exception) -> bool:
+    """Whether the message of an error is all there is to say; if not, it is a fault of the program."""
+    if isinstance(error, (InputError, MissingPackageError, OSError)):
+        return True
+    if isinstance(error, ImportError):
+        return error.name is None and raised_by(error, READERS)  # which says what to install
+    if isinstance(error, ValueError) or type(error).__name__ == "DecompressionBombError":
+        return raised_by(error, READERS)
+    return False
+
+
+def raised_by(error: Exception, modules: tuple[str, ...]) -> bool:
+    """Whether an error was raised in one of these modules of this package itself, and not in what they called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    package = __package__.rpartition(".")[0]
+    return name.startswith(tuple(f"{package}.{module}" for module in modules))
 
 
 @contextmanager

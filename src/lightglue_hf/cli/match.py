@@ -32,7 +32,6 @@ EPILOG = (
     "the exit status is 1 unless the matches are more than chance would give; errors are 2."
 )
 
-TIMEOUT = 60  # seconds to wait for a URL
 MAX_WIDTH = 3200  # pixels of a drawing
 NO_MATCH = 1  # exit status
 LITTLE = 30  # inliers, below which a better checkpoint is worth a line
@@ -105,7 +104,7 @@ def read_photos(names: list[str]) -> list[Image]:
     """
     from PIL import Image, ImageOps
 
-    from ..images import load_image, to_pixels
+    from ..images import URL_BYTES, load_image, to_pixels
 
     if names.count("-") > 1:
         raise InputError("only one photo can be the standard input")
@@ -114,10 +113,12 @@ def read_photos(names: list[str]) -> list[Image]:
         with reading():
             if name == "-":
                 with reading("the standard input is no photo"):
-                    image = ImageOps.exif_transpose(load_image(Image.open(io.BytesIO(sys.stdin.buffer.read()))))
+                    image = ImageOps.exif_transpose(
+                        load_image(Image.open(io.BytesIO(sys.stdin.buffer.read(URL_BYTES))))
+                    )
             else:
                 path = url2pathname(urlsplit(name).path) if name.startswith("file://") else name
-                image = load_image(path, timeout=TIMEOUT)
+                image = load_image(path)
             if image.mode.startswith(("I", "F")):
                 to_pixels(image, name)  # their values may be out of range
         images.append(image)
