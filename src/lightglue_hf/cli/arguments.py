@@ -77,6 +77,12 @@ def log(args: argparse.Namespace, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def progress(args: argparse.Namespace, text: str) -> None:
+    """What is being done, for somebody who watches."""
+    if sys.stderr.isatty() or args.verbose:
+        log(args, text)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Values of options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..utils.errors import InputError
-from .arguments import log
+from .arguments import progress
 from .models import quiet_libraries
 
 HELP = "convert a checkpoint of another project to a directory for from_pretrained, or back"
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     if args.to and (args.verify or args.push_to_hub):
         raise InputError("--verify and --push-to-hub are for the way there, not for --to")
     if "://" in args.source:
-        log(args, f"downloading {args.source} ...")
+        progress(args, f"downloading {args.source} ...")
     if args.to:
         checkpoint_files.convert_back(args.source, args.out, args.to, args.superpoint)
     else:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from .arguments import BUNDLED, add_max_keypoints, add_revision, count, log
+from .arguments import BUNDLED, add_max_keypoints, add_revision, count, progress
 from .errors import one_line, reading
 from .models import find_checkpoint, quiet_libraries
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     model = find_checkpoint(args.model)
     hub_options = {} if isinstance(model, Path) else {"revision": args.revision or "main"}
     parts = ", ".join(args.part)
-    log(args, f"writing {parts} of {args.model}{' and comparing with PyTorch' if args.validate else ''} ...")
+    progress(args, f"writing {parts} of {args.model}{' and comparing with PyTorch' if args.validate else ''} ...")
     start = time.perf_counter()
     try:
         results = export(model, args.output, args.format, options, **hub_options)

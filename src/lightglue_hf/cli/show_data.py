@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import count, log, picture, save_picture, share, side
+from .arguments import count, picture, progress, save_picture, share, side
 
 HELP = "draw pairs of procedural images with their true matches and layers, as the training sees them"
 EPILOG = None
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from ..training import teacher_keypoints
     from ..visualization import draw_pairs
 
-    log(args, f"rendering {args.pairs} pairs ...")
+    progress(args, f"rendering {args.pairs} pairs ...")
     canvases = render_textures(2 * args.pairs, 2 * args.height, 2 * args.width, args.seed)
     seeds = range(args.seed, args.seed + args.pairs)
     pairs = sample_pairs(canvases, seeds, args.height, args.width, multi_plane=args.multi_plane)
