@@ -6,6 +6,7 @@ import argparse
 
 from ..utils.errors import InputError
 from .arguments import progress
+from .errors import reading
 from .models import quiet_libraries
 
 HELP = "convert a checkpoint of another project to a directory for from_pretrained, or back"
@@ -41,4 +42,5 @@ def run(args: argparse.Namespace) -> None:
     else:
         checkpoint_files.convert(args.source, args.out, args.superpoint, args.verify)
     if args.push_to_hub:
-        checkpoint_files.push_to_hub(args.out, args.push_to_hub, args.private)
+        with reading(f"--push-to-hub {args.push_to_hub}"):
+            checkpoint_files.push_to_hub(args.out, args.push_to_hub, args.private)
