@@ -79,14 +79,18 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch, photos, checkpoint, k
 
 
 def test_what_the_readers_refuse_is_of_input_and_what_happens_below_them_is_not(tmp_path):
+    from transformers import AutoConfig
+
     from lightglue_hf.convert.state_dicts import convert_superpoint_state_dict
     from lightglue_hf.geometry import scale_keypoints
 
+    (tmp_path / "config.json").write_text('{"model_type": "stranger"}')
     cases = [
         (lambda: convert_superpoint_state_dict({}), True),
         (lambda: convert_superpoint_state_dict(None), False),
         (lambda: scale_keypoints(torch.zeros(2, 2), "a", "b"), False),
         (lambda: Path(tmp_path / "nowhere").read_text(), True),
+        (lambda: AutoConfig.from_pretrained(tmp_path), True),  # a ValueError of transformers'
     ]
     for call, expected in cases:
         with pytest.raises(Exception) as error:  # noqa: PT011

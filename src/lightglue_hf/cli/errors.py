@@ -2,11 +2,13 @@
 
 What is wrong with a file, an option or a checkpoint is raised as `InputError`; what other packages make of broken
 input becomes one by `reading`. An `OSError` is what the operating system says of a file or the network. And a
-`ValueError` is of input where it is raised by the modules that read input, and by no other package under them.
+`ValueError` is of input where it is raised by the modules that read input, and by no other package under them; as is
+anything that comes out of `from_pretrained`, which reads a checkpoint.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +25,8 @@ def is_of_input(error: Exception) -> bool:
     """Whether the message of an error is all there is to say; if not, it is a fault of the program."""
     if isinstance(error, (InputError, MissingPackageError, OSError)):
         return True
+    if any(frame.f_code.co_name == "from_pretrained" for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return True
     if isinstance(error, ImportError):
         return error.name is None and raised_by(error, READERS)  # which says what to install
     if isinstance(error, ValueError) or type(error).__name__ == "DecompressionBombError":
@@ -32,10 +36,8 @@ def is_of_input(error: Exception) -> bool:
 
 def raised_by(error: Exception, modules: tuple[str, ...]) -> bool:
     """Whether an error was raised in one of these modules of this package itself, and not in what they called."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    name = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    name = innermost.f_globals.get("__name__", "")
     package = __package__.rpartition(".")[0]
     return name.startswith(tuple(f"{package}.{module}" for module in modules))
 
