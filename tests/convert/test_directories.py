@@ -27,8 +27,8 @@ from lightglue_hf import (
     LightGlueForKeypointMatching,
     LightGlueImageProcessor,
     SuperPointForKeypointDetection,
+    cli,
 )
-from lightglue_hf.cli import commands as cli
 from lightglue_hf.convert import directories
 from lightglue_hf.convert.detectors import DETECTOR_KINDS
 from lightglue_hf.convert.published import PUBLISHED
@@ -696,4 +696,4 @@ def test_the_commands_of_the_documentation_exist():
     commands = re.findall(r"^lightglue-hf (convert .*)$", text, flags=re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        cli._parser().parse_args(command.split())
+        cli.parser().parse_args(command.split())
