@@ -27,7 +27,7 @@ def test_help_names_the_default_model(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["match", "--help"])
     assert stop.value.code == 0
-    assert '"tiny", the checkpoint in this package (default)' in " ".join(capsys.readouterr().out.split())
+    assert '"tiny" (default) or another name' in " ".join(capsys.readouterr().out.split())
 
 
 def test_errors_of_commands(error, photos):

@@ -21,7 +21,7 @@ def test_a_name_is_a_directory_or_one_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     assert cli.models.find_checkpoint("mine") == Path("mine")
     assert cli.models.find_checkpoint("owner/name") == "owner/name"
-    with pytest.raises(InputError, match="no bundled checkpoint is called 'superpiont'; there are: tiny"):
+    with pytest.raises(InputError, match="'superpiont' is no directory, no name on the Hub .*: tiny, superpoint"):
         cli.models.find_checkpoint("superpiont")  # and the Hub is not asked
 
 
@@ -53,8 +53,8 @@ def test_errors_of_models(error, photos, checkpoint, tmp_path):
             (directory / file.name).write_bytes(file.read_bytes())
         return directory, directory / "model.safetensors"
 
-    assert "no directory with a model" in error("match", *photos, "--model", tmp_path / "nowhere")
-    assert "no directory with a model" in error("match", *photos, "--model", photos[0])
+    assert "nowhere' is no directory" in error("match", *photos, "--model", tmp_path / "nowhere")
+    assert "is a file, no directory" in error("match", *photos, "--model", photos[0])
     assert "there is no config.json" in error("match", *photos, "--model", tmp_path)
     assert "some/model from the Hub" in error("match", *photos, "--model", "some/model")  # offline
 

@@ -19,12 +19,12 @@ def recipe_file(tmp_path):
 
 def test_options_come_before_the_file(recipe_file):
     path = recipe_file(
-        "output_dir: run\nlearning_rate: 3e-4\npairs: 64\nbatch_norm: false\nencoder_hidden_sizes: [8, 8, 8, 8]\n"
+        "output_dir: run\nlearning_rate: 3e-4\npairs: 64\nbatch_norm: true\nencoder_hidden_sizes: [8, 8, 8, 8]\n"
         "initial_model: null\n"
     )
     for options in (["--config", str(path), "--pairs", "32"], ["--pairs=32", f"--config={path}"]):
         recipe = read_recipe(DetectorRecipe, "train", options)
-        assert (recipe.output_dir, recipe.pairs, recipe.batch_norm) == ("run", 32, False)
+        assert (recipe.output_dir, recipe.pairs, recipe.batch_norm) == ("run", 32, True)
         assert recipe.learning_rate == 3e-4, "which is text to PyYAML"
         assert recipe.encoder_hidden_sizes == [8, 8, 8, 8]
         assert recipe.initial_model is None
@@ -35,11 +35,11 @@ def test_options_come_before_the_file(recipe_file):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "a NoneType, and not the fields of a recipe"),
-        ("- 1\n- 2", "a list, and not the fields"),
+        ("", "recipe.yaml is empty"),
+        ("- 1\n- 2", "must have fields with values"),
         ("output_dir: [", "is no YAML"),
-        ("output_dir: run\nepochs: 3", "a recipe has no epochs"),
-        ("output_dir: run\npairs: many", "pairs: invalid int value: 'many'"),
+        ("output_dir: run\nepochs: 3", "unknown: epochs"),
+        ("output_dir: run\npairs: many", "pairs must be a whole number, got 'many'"),
         ("pairs: 3", "output_dir"),
     ],
 )

@@ -2,10 +2,11 @@
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
+    lightglue-hf checkpoints
     lightglue-hf evaluate --data stereo --markdown figures.md
     lightglue-hf train detector --output_dir runs/detector
     lightglue-hf show-data -o grid.png
-    lightglue-hf convert superpoint_lightglue.pth superpoint_lightglue --superpoint superpoint_v1.pth
+    lightglue-hf convert superpoint_lightglue.pth superpoint_lightglue --detector superpoint_v1.pth
     lightglue-hf export openvino tiny exported
 
 A command is a file with `HELP`, `EPILOG`, `configure(parser)` and `run(args)`, which returns the exit status or `None`
@@ -20,11 +21,11 @@ import sys
 import traceback
 
 from .. import __version__
-from . import convert, demo, evaluate, export, match, show_data, train
+from . import checkpoints, convert, demo, evaluate, export, match, show_data, train
 from .arguments import Parser
 from .errors import is_of_input, one_line
 
-COMMANDS = (match, demo, evaluate, train, show_data, convert, export)
+COMMANDS = (match, demo, checkpoints, evaluate, train, show_data, convert, export)
 
 __all__ = ["main", "parser"]
 

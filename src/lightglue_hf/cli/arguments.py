@@ -41,7 +41,8 @@ def add_model_options(
         action=again[0],
         default=again[1],
         metavar="MODEL",
-        help=f'"{BUNDLED}", the checkpoint in this package (default), a directory or a name on the Hub{again[2]}',
+        help=f'"{BUNDLED}" (default) or another name that `lightglue-hf checkpoints` lists, a directory, or a name on '
+        f"the Hub{again[2]}",
     )
     add_revision(parser)
     add_max_keypoints(parser, f"the best N of each photo ({default(max_keypoints)})", max_keypoints)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..utils.errors import InputError
-from .arguments import progress
+from .arguments import add_former_name, progress
 from .errors import reading
 from .models import quiet_libraries
 
@@ -14,10 +14,11 @@ EPILOG = "docs/checkpoints.md says which file is which, and under what licence."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="file, URL or directory; with --to a directory")
+    parser.add_argument("source", metavar="SOURCE", help="file, URL, directory or name; with --to a directory")
     parser.add_argument("out", metavar="OUT", help="directory, or .pth or .safetensors file, to write")
-    help_superpoint = "the detector of a matcher: file, URL or directory; with --to cvg the file to write it to"
-    parser.add_argument("--superpoint", metavar="FILE", help=help_superpoint)
+    help_detector = "the detector of a matcher: file, URL, directory or name; with --to cvg the file to write it to"
+    parser.add_argument("--detector", metavar="FILE", help=help_detector)
+    add_former_name(parser, "--superpoint", "detector", str)
     help_verify = "replay the original's mathematics on random features and print the largest difference"
     parser.add_argument("--verify", action="store_true", help=help_verify)
     parser.add_argument("--to", choices=("cvg", "transformers"), help="convert back to that project's form")
@@ -38,9 +39,9 @@ def run(args: argparse.Namespace) -> None:
     if "://" in args.source:
         progress(args, f"downloading {args.source} ...")
     if args.to:
-        checkpoint_files.convert_back(args.source, args.out, args.to, args.superpoint)
+        checkpoint_files.convert_back(args.source, args.out, args.to, args.detector)
     else:
-        checkpoint_files.convert(args.source, args.out, args.superpoint, args.verify)
+        checkpoint_files.convert(args.source, args.out, args.detector, args.verify)
     if args.push_to_hub:
         with reading(f"--push-to-hub {args.push_to_hub}"):
             checkpoint_files.push_to_hub(args.out, args.push_to_hub, args.private)

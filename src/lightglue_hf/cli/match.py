@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if geometry is not None:
         report(describe(geometry.verdict))
         if args.model == BUNDLED and geometry.verdict.inliers.sum() < LITTLE:
-            report(f"{BUNDLED} is small and quick: published checkpoints find more (docs/checkpoints.md)")
+            report(f"{BUNDLED} is small and quick: --model aliked, disk, xfeat or superpoint find more")
     if args.output:
         save_picture(draw(images, result, args, geometry), args.output)
         report(f"wrote {args.output}")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import bundled_checkpoint
 from ..utils.errors import InputError
 from .errors import one_line, reading
 
@@ -48,23 +47,16 @@ def quiet_libraries(args: argparse.Namespace) -> None:
 
 
 def find_checkpoint(name: str) -> Path | str:
-    """The directory of a checkpoint in this package, a directory that there is, or a name on the Hub.
+    """The directory of a checkpoint by its name or path, published ones fetched at their first use, or a Hub id.
 
     Raises:
-        InputError: it is none of them.
+        InputError: it is none of them, or cannot be had.
     """
-    try:
-        return bundled_checkpoint(name)
-    except ValueError as error:
-        unknown = str(error)
-    directory = Path(name).expanduser()
-    if directory.is_dir():
-        return directory
-    if directory.exists() or name.startswith((".", "/", "~")):
-        raise InputError(f"{name} is no directory with a model")
-    if "/" not in name:
-        raise InputError(f"{unknown}; no directory is called that, and names on the Hub are OWNER/NAME")
-    return name
+    from .. import located
+
+    with reading():
+        found = located(name)
+    return Path(found) if Path(found).is_dir() else found
 
 
 def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
