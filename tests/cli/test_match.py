@@ -200,7 +200,7 @@ def test_a_photo_matches_itself_and_noise_matches_nothing(run, tmp_path, checkpo
 
 def test_the_small_checkpoint_says_that_others_find_more(checkpoint, photos, capsys, monkeypatch):
     pytest.importorskip("poselib")
-    monkeypatch.setattr(cli.models, "bundled_checkpoint", lambda name: checkpoint)
+    monkeypatch.setattr(cli.models, "find_checkpoint", lambda name: checkpoint)
     assert cli.main(["match", *photos]) == 0
     assert "published checkpoints find more" in capsys.readouterr().out
     assert cli.main(["match", *photos, "--model", str(checkpoint)]) == 0

@@ -21,7 +21,7 @@ def test_a_name_is_a_directory_or_one_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     assert cli.models.find_checkpoint("mine") == Path("mine")
     assert cli.models.find_checkpoint("owner/name") == "owner/name"
-    with pytest.raises(InputError, match="'superpiont' is no directory, no name on the Hub .*: tiny, superpoint"):
+    with pytest.raises(InputError, match=r"'superpiont' is no directory, no name on the Hub .*: tiny, superpoint"):
         cli.models.find_checkpoint("superpiont")  # and the Hub is not asked
 
 
