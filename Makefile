@@ -1,5 +1,6 @@
 # make demo    match two real photos with the checkpoint in the package
 # make test    run the tests on the pinned transformers 4.57
+# make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and the Optimum of its generation
 # make benchmark    measure it beside transformers and kornia; ARGS=--quick, ARGS=--write-docs
@@ -11,7 +12,7 @@ BIN = .venv/bin
 BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
-EXPORT_TESTS = tests/test_export.py tests/test_runtime.py tests/test_optimum_cli.py tests/test_benchmarks.py
+EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 # $(call install,environment,constraints,extra): the environment variables hold for build requirements, too.
@@ -23,13 +24,16 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-transformers5 test-export test-export5 benchmark benchmark-export quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 benchmark benchmark-export quality style clean
 
 demo: .venv/.demo
 	@HF_HUB_OFFLINE=1 $(BIN)/lightglue-hf demo -o demo.png
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-weights: .venv/.dev
+	@$(BIN)/python -m pytest -m weights $(ARGS)
 
 test-transformers5: .venv-transformers5/.dev
 	@$(BIN5)/python -m pytest $(ARGS)

@@ -195,3 +195,12 @@ def test_registering_is_silent_and_keeps_the_rest(capfd):
         assert {**task, "impl": None} == {**before, "impl": None}
     finally:
         task.update(before)
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_several_pairs_have_pillows_own_limit_of_pixels(matcher, monkeypatch, as_list):
+    """A warning for a single pair; for several, in which nobody sees it, an error: one after the other, too."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 120 - 1)
+    pairs = [PAIRS[0], PAIRS[0]]
+    with pytest.raises(Image.DecompressionBombError, match="exceed the limit"):
+        list(matcher(pairs if as_list else iter(pairs)))

@@ -3,8 +3,12 @@
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers.activations import ACT2CLS
 
 from .detectors import configuration_class
+from .utils.validation import choice, flag, number, whole_number
+
+MOST_LAYERS, MOST_WIDE = 256, 1 << 16  # beyond any network: a mistake, or an attempt to fill the memory
 
 
 class LightGlueConfig(PretrainedConfig):
@@ -65,41 +69,37 @@ class LightGlueConfig(PretrainedConfig):
         trust_remote_code: bool = False,
         **kwargs: Any,
     ) -> None:
-        num_key_value_heads = num_key_value_heads or num_attention_heads
-        if num_hidden_layers < 1:
-            raise ValueError(f"num_hidden_layers must be at least 1, got {num_hidden_layers}")
-        if descriptor_dim % (2 * num_attention_heads):
+        self.num_hidden_layers = whole_number("num_hidden_layers", num_hidden_layers, 1, MOST_LAYERS)
+        self.num_attention_heads = heads = whole_number("num_attention_heads", num_attention_heads, 1, MOST_WIDE)
+        self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 2, MOST_WIDE)
+        if descriptor_dim % (2 * heads):
             raise ValueError(
                 f"descriptor_dim must be a multiple of 2 * num_attention_heads (rotary pairs), "
-                f"got {descriptor_dim} and {num_attention_heads} heads"
+                f"got {descriptor_dim} and {heads} heads"
             )
-        if num_attention_heads % num_key_value_heads:
+        self.num_key_value_heads = whole_number("num_key_value_heads", num_key_value_heads or heads, 1, heads)
+        if heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads must be a multiple of num_key_value_heads, "
-                f"got {num_attention_heads} and {num_key_value_heads}"
+                f"got {heads} and {self.num_key_value_heads}"
             )
-        if shared_query_key and num_key_value_heads != num_attention_heads:
+        self.shared_query_key = None if shared_query_key is None else flag("shared_query_key", shared_query_key)
+        if shared_query_key and self.num_key_value_heads != heads:
             raise ValueError(
-                f"shared_query_key needs as many key-value heads as heads, got {num_key_value_heads} and "
-                f"{num_attention_heads}"
+                f"shared_query_key needs as many key-value heads as heads, got {self.num_key_value_heads} and {heads}"
             )
+        self.depth_confidence = number("depth_confidence", depth_confidence)
+        self.width_confidence = number("width_confidence", width_confidence)
+        self.filter_threshold = number("filter_threshold", filter_threshold)
+        self.pruning_min_keypoints = whole_number("pruning_min_keypoints", pruning_min_keypoints, -1)
+        self.input_dim = None if input_dim is None else whole_number("input_dim", input_dim, 1, MOST_WIDE)
+        self.add_scale_ori = flag("add_scale_ori", add_scale_ori)
+        self.use_keypoint_detector = flag("use_keypoint_detector", use_keypoint_detector)
+        self.initializer_range = number("initializer_range", initializer_range, 0)
+        self.hidden_act = choice("hidden_act", hidden_act, ACT2CLS)
+        self.attention_dropout = number("attention_dropout", attention_dropout, 0, 1)
+        self.attention_bias = flag("attention_bias", attention_bias)
         self.keypoint_detector_config = detector_config(keypoint_detector_config)
-        self.descriptor_dim = descriptor_dim
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.depth_confidence = float(depth_confidence)
-        self.width_confidence = float(width_confidence)
-        self.filter_threshold = float(filter_threshold)
-        self.pruning_min_keypoints = pruning_min_keypoints
-        self.input_dim = input_dim
-        self.add_scale_ori = add_scale_ori
-        self.use_keypoint_detector = use_keypoint_detector
-        self.initializer_range = initializer_range
-        self.hidden_act = hidden_act
-        self.attention_dropout = attention_dropout
-        self.attention_bias = attention_bias
-        self.shared_query_key = shared_query_key
         self.trust_remote_code = False
         # derived; transformers reads them under these names, also from a saved configuration
         kwargs.pop("hidden_size", None)
@@ -134,6 +134,8 @@ def detector_config(config: PretrainedConfig | dict[str, Any] | None, saved: boo
     """The detector's configuration from whatever stands for it: nothing or a missing model type means SuperPoint."""
     if isinstance(config, PretrainedConfig):
         return config
+    if config is not None and not isinstance(config, dict):
+        raise ValueError(f"keypoint_detector_config must be a configuration or a dictionary, got {config!r:.100}")
     config = dict(config or {})
     model_type = config.pop("model_type", "superpoint")
     config_class = configuration_class(model_type)

@@ -6,7 +6,8 @@ Sizes are `(height, width)`, points are `(x, y)` in pixels with the centre of th
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .geometry import resized_shape, scale_keypoints
 from .images import load_image, to_pixels
+from .utils.validation import flag, number, whole_number
 from .visualization import draw_matches
 
 SIZE_DIVISOR = 8
@@ -98,16 +100,15 @@ def _to_size_dict(size: Any) -> dict[str, int]:
     """Normalise `size`: an int is the longest edge, two ints are (height, width), a mapping has one of the two forms.
 
     Raises:
-        ValueError: other keys, or sides below one pixel.
+        ValueError: other keys, or sides that are no whole numbers of at least one pixel.
     """
-    if isinstance(size, int):
+    if isinstance(size, Integral):
         size = {"longest_edge": size}
-    elif isinstance(size, Sequence) and len(size) == 2:
+    elif isinstance(size, (list, tuple)) and len(size) == 2:
         size = {"height": size[0], "width": size[1]}
-    size = dict(size)
-    if set(size) not in ({"height", "width"}, {"longest_edge"}) or min(size.values()) < 1:
-        raise ValueError(f'`size` must be {{"height": h, "width": w}} or {{"longest_edge": n}}, not {size}.')
-    return {key: int(value) for key, value in size.items()}
+    if not isinstance(size, Mapping) or set(size) not in ({"height", "width"}, {"longest_edge"}):
+        raise ValueError(f'`size` must be {{"height": h, "width": w}} or {{"longest_edge": n}}, not {size!r:.100}.')
+    return {key: whole_number(f"size: {key}", value, 1) for key, value in size.items()}
 
 
 class LightGlueImageProcessor(BaseImageProcessor):
@@ -152,13 +153,13 @@ class LightGlueImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.do_resize = do_resize
+        self.do_resize = flag("do_resize", do_resize)
         self.size = _to_size_dict({"height": 480, "width": 640} if size is None else size)
-        self.resample = int(resample)
-        self.do_rescale = do_rescale
-        self.rescale_factor = rescale_factor
-        self.do_grayscale = do_grayscale
-        self.size_divisor = size_divisor
+        self.resample = whole_number("resample", resample, 0, 5)
+        self.do_rescale = flag("do_rescale", do_rescale)
+        self.rescale_factor = number("rescale_factor", rescale_factor)
+        self.do_grayscale = flag("do_grayscale", do_grayscale)
+        self.size_divisor = whole_number("size_divisor", size_divisor, 1)
 
     def preprocess(  # type: ignore[override]
         self,
@@ -225,6 +226,9 @@ class LightGlueImageProcessor(BaseImageProcessor):
             original = pixels.shape[1], pixels.shape[2]
             if do_resize:
                 height, width = resized_shape(*original, size)
+                most = Image.MAX_IMAGE_PIXELS
+                if most is not None and height * width > 2 * most:
+                    raise ValueError(f"`size` would make {name} {width} x {height} pixels, more than {2 * most}.")
                 channels = [Image.fromarray(channel).resize((width, height), resample) for channel in pixels]
                 pixels = np.stack([np.asarray(channel) for channel in channels])
             if do_rescale:

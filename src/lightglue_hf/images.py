@@ -14,6 +14,8 @@ import torch
 from PIL import Image, ImageOps
 
 URL_PREFIXES = ("http://", "https://", "data:image/")
+URL_TIMEOUT = 60.0  # seconds
+URL_BYTES = 256 << 20
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 
 
@@ -32,12 +34,13 @@ def load_image(
 
     Args:
         source: a path, an http(s) or data URL, or a PIL image.
-        timeout: seconds to wait for a URL; `None` waits for ever.
+        timeout: seconds to wait for a URL, by default `URL_TIMEOUT`.
         max_pixels: refuse images with more pixels before decoding them; `None` leaves Pillow's own limit
             (an error above twice `PIL.Image.MAX_IMAGE_PIXELS`, a warning above it).
 
     Raises:
-        OSError: the data is missing, truncated or no image, or a URL is asked for offline; the source is named.
+        OSError: the data is missing, truncated, no image or no regular file, a URL is asked for offline or gives
+            more than `URL_BYTES`; the source is named.
         PIL.Image.DecompressionBombError: the image has too many pixels.
     """
     if isinstance(source, Image.Image):
@@ -65,12 +68,17 @@ def load_image(
 
 def _open(source: str, timeout: float | None) -> Image.Image:
     if not source.startswith(URL_PREFIXES):
+        if os.path.exists(source) and not os.path.isfile(source):  # a device or pipe might never end
+            raise OSError("it is no regular file")
         return Image.open(source)
     if huggingface_hub.constants.HF_HUB_OFFLINE and not source.startswith("data:"):
         raise OSError("offline mode is enabled, URLs are not fetched")
     request = urllib.request.Request(source, headers={"User-Agent": "lightglue-hf"})
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        return Image.open(io.BytesIO(response.read()))
+    with urllib.request.urlopen(request, timeout=URL_TIMEOUT if timeout is None else timeout) as response:
+        data = response.read(URL_BYTES + 1)
+    if len(data) > URL_BYTES:
+        raise OSError(f"it has more than {URL_BYTES >> 20} MiB")
+    return Image.open(io.BytesIO(data))
 
 
 def to_pixels(
@@ -97,10 +105,13 @@ def to_pixels(
     """
     white = 255
     if isinstance(image, Image.Image):
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-        elif image.mode.startswith("I"):
+        transparent = image.info.get("transparency")
+        if image.mode.startswith("I"):
             white = 65535
+            if isinstance(transparent, int):  # the one grey level that is
+                image = np.where(np.asarray(image) == transparent, white, np.asarray(image)).astype(np.uint16)
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
         elif image.mode == "1":
             image = image.convert("L")
         elif image.mode not in ("L", "F"):
@@ -111,6 +122,9 @@ def to_pixels(
         pixels = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
     else:
         pixels = image
+    if isinstance(pixels, np.ma.MaskedArray) or pixels.dtype.kind not in "buif":
+        kind = "a masked array" if isinstance(pixels, np.ma.MaskedArray) else f"an array of {pixels.dtype}"
+        raise ValueError(f"{name} is {kind}: pixels must be integers, floats or booleans.")
     if pixels.size == 0:
         raise ValueError(f"{name} is empty: its shape is {pixels.shape}.")
     pixels = pixels[None] if pixels.ndim == 2 else _channels_first(pixels, name, input_data_format)

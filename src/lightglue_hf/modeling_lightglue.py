@@ -700,9 +700,11 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         detector: Any = self.keypoint_detector
         # a traced graph has one number of keypoints, and a size in numbers would be a constant of it
         fixed = (self._is_static() or torch.jit.is_tracing()) and detector.config.max_keypoints >= 0
+        weights = (weight for weight in detector.parameters() if weight.is_floating_point())
+        dtype = next((weight.dtype for weight in weights), pixel_values.dtype)  # replicas have no parameters
         features = features_of_detector(
             detector,
-            pixel_values.reshape(-1, *pixel_values.shape[-3:]).to(detector.dtype),
+            pixel_values.reshape(-1, *pixel_values.shape[-3:]).to(dtype),
             None if image_sizes is None else image_sizes.reshape(-1, 2),
             None if region is None else region.reshape(-1, height, width),
             fixed,

@@ -56,9 +56,10 @@ class KeypointMatchingPipeline(Pipeline):
     _load_tokenizer: bool = False  # type: ignore[assignment]
 
     def _sanitize_parameters(  # type: ignore[override]
-        self, threshold: float | None = None, timeout: float | None = None
+        self, threshold: float | None = None, timeout: float | None = None, max_pixels: int | None = None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        preprocess = {} if timeout is None else {"timeout": timeout}
+        reading = {"timeout": timeout, "max_pixels": max_pixels}
+        preprocess = {name: value for name, value in reading.items() if value is not None}
         forward = {} if threshold is None else {"threshold": threshold}
         return preprocess, forward, {}
 
@@ -71,7 +72,8 @@ class KeypointMatchingPipeline(Pipeline):
             inputs: a pair of images, a list or tuple of pairs, or an iterator or dataset of pairs. An image is a PIL
                 image, a path or a URL. Files and URLs are turned upright by their EXIF orientation.
             threshold: matches are kept if their score is strictly greater; 0 unless set when building the pipeline.
-            kwargs: `batch_size`, pairs in one run of the model; `timeout`, seconds to wait for a URL.
+            kwargs: `batch_size`, pairs in one run of the model; `timeout`, seconds to wait for a URL; `max_pixels`
+                of an image, by default as the image processor has it: Pillow's limit where there are several pairs.
 
         Returns:
             The matches of a pair, best first; for several pairs a list of such lists (one list of two images in
@@ -84,18 +86,21 @@ class KeypointMatchingPipeline(Pipeline):
             pairs = [inputs] if _is_pair(inputs) else list(inputs)
             for pair in pairs:
                 _check_pair(pair)
+            if len(pairs) > 1:
+                kwargs.setdefault("max_pixels", Image.MAX_IMAGE_PIXELS)
             results = super().__call__(pairs, threshold=threshold, **kwargs) if pairs else []
             return results[0] if len(pairs) == 1 else results
         if isinstance(inputs, Iterator):
             inputs = (pair for pair in inputs)  # the base class streams generators, not other iterators
+        kwargs.setdefault("max_pixels", Image.MAX_IMAGE_PIXELS)
         return super().__call__(inputs, threshold=threshold, **kwargs)
 
     def preprocess(  # type: ignore[override]
-        self, pair: Any, timeout: float | None = None
+        self, pair: Any, timeout: float | None = None, max_pixels: int | None = None
     ) -> dict[str, Any]:
         """Read the two images of a pair; they are resized together with the others of their batch."""
         _check_pair(pair)
-        images = [load_image(image, timeout) for image in pair]
+        images = [load_image(image, timeout, max_pixels) for image in pair]
         if not isinstance(self.image_processor, LightGlueImageProcessor):  # others take RGB only
             images = [image.convert("RGB") for image in images]
         return {"pairs": images}

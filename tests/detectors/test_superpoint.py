@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lightglue_hf import (
@@ -161,6 +162,45 @@ def test_keypoints_keep_away_from_the_borders(border, far):
         assert high.tolist() == [width - 1 - border * far, height - 1 - border * far]
     alone = pixels(detector(images[:1]), 0, (48, 64))
     assert torch.equal(alone, pixels(outputs, 0, (48, 64)))
+
+
+@pytest.mark.parametrize("fixed_shapes", [False, True])
+@pytest.mark.parametrize("size", [(37, 50), (40, 56), (33, 63), (48, 41), (9, 64)])
+@torch.no_grad()
+def test_a_photo_has_one_answer_however_it_is_padded(size, fixed_shapes):
+    """Alone, with its size, padded to a multiple of 8, padded far, and in a batch: what it has alone."""
+    detector = model(max_keypoints=60, keypoint_threshold=0.01)
+    height, width = size
+    photo, other = torch.rand(1, 3, height, width), torch.rand(1, 3, 72, 88)
+    alone = detector.extract_features(photo, fixed_shapes=fixed_shapes)
+    n = int(alone.mask.sum())
+    assert n > 5 or height < 16
+    assert (alone.keypoints < torch.tensor([width, height]) // 8 * 8).all()
+    for shape in (size, (-(-height // 8) * 8, -(-width // 8) * 8), (72, 88), (61, 90)):
+        padded = nn.functional.pad(photo, (0, shape[1] - width, 0, shape[0] - height), value=0.7)
+        images, sizes = padded, torch.tensor([size])
+        if shape == (72, 88):
+            images, sizes = torch.cat([other, padded, other]), torch.tensor([shape, size, (50, 70)])
+        found = detector.extract_features(images, sizes, fixed_shapes=fixed_shapes)[len(images) // 2]
+        assert int(found.mask.sum()) == n
+        assert torch.equal(found.keypoints[:n], alone.keypoints[0, :n])
+        torch.testing.assert_close(found.scores[:n], alone.scores[0, :n], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found.descriptors[:n], alone.descriptors[0, :n], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_encoders_of_other_depths():
+    for blocks in (1, 2, 3, 5):
+        detector = model(encoder_hidden_sizes=[8] * blocks)
+        assert detector.config.stride == 2 ** (blocks - 1)
+        outputs = detector(torch.rand(2, 3, 48, 64), output_hidden_states=True)
+        assert len(outputs.hidden_states) == blocks
+        assert outputs.hidden_states[-1].shape[-1] == 64 // detector.config.stride
+
+
+def test_labels_that_are_no_dictionary_are_refused():
+    with pytest.raises(ValueError, match="a dictionary of labels"):
+        model()(torch.rand(1, 3, 48, 64), labels=torch.zeros(1))
 
 
 def test_far_borders_of_saved_configurations_are_as_on_the_hub(tmp_path):

@@ -6,9 +6,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
+from ..utils.validation import choice, flag, number, whole_number, whole_numbers
 
 CELL = 8  # scores a side of the cell that one score vector describes
 DESCRIPTOR_GRIDS = ("stretched", "centred")
+MOST_BLOCKS, MOST_WIDE = 10, 1 << 14  # beyond any network: a mistake, or an attempt to fill the memory
 
 
 class SuperPointConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -58,36 +60,28 @@ class SuperPointConfig(KeypointDetectorConfig, PretrainedConfig):
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.encoder_hidden_sizes = _counts("encoder_hidden_sizes", encoder_hidden_sizes)
-        if not self.encoder_hidden_sizes or min(self.encoder_hidden_sizes) < 1:
-            raise ValueError(f"encoder_hidden_sizes must be widths of at least 1, got {self.encoder_hidden_sizes}")
-        if keypoint_decoder_dim != CELL**2 + 1:
-            raise ValueError(f"keypoint_decoder_dim must be {CELL**2 + 1}, got {keypoint_decoder_dim}")
-        if nms_radius < 0:
-            raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
-        if border_removal_distance < 0:
-            raise ValueError(f"border_removal_distance must be at least 0, got {border_removal_distance}")
-        if descriptor_grid not in DESCRIPTOR_GRIDS:
-            raise ValueError(f"descriptor_grid must be one of {DESCRIPTOR_GRIDS}, got {descriptor_grid!r}")
+        self.encoder_hidden_sizes = whole_numbers("encoder_hidden_sizes", encoder_hidden_sizes, 1, MOST_WIDE)
+        if not 1 <= len(self.encoder_hidden_sizes) <= MOST_BLOCKS:
+            raise ValueError(f"encoder_hidden_sizes must have 1 to {MOST_BLOCKS} entries, got {encoder_hidden_sizes}")
         widths = self.encoder_hidden_sizes[:-1]
         pooled = [0] * len(widths) if min_pooled_channels is None else min_pooled_channels
-        self.min_pooled_channels = _counts("min_pooled_channels", pooled)
-        if len(self.min_pooled_channels) != len(widths) or not all(
-            0 <= count <= width for count, width in zip(self.min_pooled_channels, widths)
+        self.min_pooled_channels = whole_numbers("min_pooled_channels", pooled, 0)
+        if len(self.min_pooled_channels) != len(widths) or any(
+            count > width for count, width in zip(self.min_pooled_channels, widths)
         ):
             raise ValueError(
                 f"min_pooled_channels must be {len(widths)} counts of at most {widths}, got {self.min_pooled_channels}"
             )
-        self.decoder_hidden_size = decoder_hidden_size
-        self.keypoint_decoder_dim = keypoint_decoder_dim
-        self.descriptor_decoder_dim = descriptor_decoder_dim
-        self.keypoint_threshold = keypoint_threshold
-        self.max_keypoints = max_keypoints
-        self.nms_radius = nms_radius
-        self.border_removal_distance = border_removal_distance
-        self.remove_far_borders = remove_far_borders
-        self.descriptor_grid = descriptor_grid
-        self.initializer_range = initializer_range
+        self.decoder_hidden_size = whole_number("decoder_hidden_size", decoder_hidden_size, 1, MOST_WIDE)
+        self.keypoint_decoder_dim = whole_number("keypoint_decoder_dim", keypoint_decoder_dim, 65, 65)
+        self.descriptor_decoder_dim = whole_number("descriptor_decoder_dim", descriptor_decoder_dim, 1, MOST_WIDE)
+        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
+        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0)
+        self.border_removal_distance = whole_number("border_removal_distance", border_removal_distance, 0)
+        self.remove_far_borders = flag("remove_far_borders", remove_far_borders)
+        self.descriptor_grid = choice("descriptor_grid", descriptor_grid, DESCRIPTOR_GRIDS)
+        self.initializer_range = number("initializer_range", initializer_range, 0)
         super().__init__(**kwargs)
 
     @property
@@ -99,12 +93,6 @@ class SuperPointConfig(KeypointDetectorConfig, PretrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SuperPointConfig":
         """As in transformers; a saved configuration without `remove_far_borders` keeps the Hub's behaviour."""
         return super().from_dict({"remove_far_borders": False, **config_dict}, **kwargs)
-
-
-def _counts(name: str, values: Iterable[int]) -> list[int]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"{name} must be a list of whole numbers, got {values!r}")
-    return list(values)
 
 
 __all__ = ["SuperPointConfig"]

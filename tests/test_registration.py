@@ -1,0 +1,59 @@
+"""What an import registers with transformers, and what it leaves alone."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lightglue_hf.detectors import DETECTORS
+
+from .tiny import whole_model
+
+CODE = """
+import json, sys, lightglue_hf, transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipelines
+directory, registers = sys.argv[1:]
+made = [AutoConfig.for_model("lightglue"), AutoConfig.for_model("superpoint"), AutoModel.from_pretrained(directory)]
+if registers == "1":  # transformers' own may want torchvision
+    made.append(AutoImageProcessor.from_pretrained(directory))
+impl = pipelines.PIPELINE_REGISTRY.supported_tasks["keypoint-matching"]["impl"]
+own = lightglue_hf.LightGlueForKeypointMatching.from_pretrained(directory)
+print(json.dumps({
+    "auto": [getattr(cls, "__module__", "transformers").split(".")[0] for cls in (*map(type, made), impl)],
+    "stock": transformers.LightGlueForKeypointMatching.__module__.split(".")[0],
+    "own": [type(own).__module__.split(".")[0], type(own.keypoint_detector).__module__.split(".")[0]],
+}))
+"""
+
+
+@pytest.mark.parametrize("registers", ["1", "0"])
+def test_registration_can_be_left_out(registers, tmp_path, monkeypatch):
+    model = whole_model()
+    model.save_pretrained(tmp_path)
+    processor = {
+        "do_resize": True,
+        "size": {"height": 48, "width": 64},
+        "image_processor_type": "LightGlueImageProcessor",
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    monkeypatch.setenv("LIGHTGLUE_HF_REGISTER", registers)
+    found = subprocess.run(
+        [sys.executable, "-c", CODE, str(tmp_path), registers], capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr
+    answer = json.loads(found.stdout.splitlines()[-1])
+    assert set(answer["auto"]) == {"lightglue_hf" if registers == "1" else "transformers"}
+    assert answer["stock"] == "transformers"
+    assert answer["own"] == ["lightglue_hf", "lightglue_hf"]
+
+
+def test_every_detector_of_the_table_is_registered():
+    from transformers import AutoModelForKeypointDetection
+
+    from lightglue_hf.detectors import configuration_class, model_class
+
+    for model_type in DETECTORS:
+        config = configuration_class(model_type)()
+        assert config.model_type == model_type
+        assert type(AutoModelForKeypointDetection.from_config(config)) is model_class(config)
