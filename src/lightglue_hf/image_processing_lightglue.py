@@ -156,7 +156,6 @@ class LightGlueImageProcessor(BaseImageProcessor):
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
     valid_kwargs = LightGlueImageProcessorKwargs
-    do_convert_rgb: bool | None = None  # kept and saved where it is given; pictures are made RGB in any case
 
     def __init__(
         self,
@@ -177,6 +176,12 @@ class LightGlueImageProcessor(BaseImageProcessor):
         self.rescale_factor = number("rescale_factor", rescale_factor)
         self.do_grayscale = flag("do_grayscale", do_grayscale)
         self.size_divisor = whole_number("size_divisor", size_divisor, 1)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """From stored settings, and others in their place; those without effect are kept and saved, too."""
+        kept = {name: kwargs.pop(name) for name in NOT_DONE + WITHOUT_EFFECT if name in kwargs}
+        return super().from_dict({**image_processor_dict, **kept}, **kwargs)
 
     def preprocess(  # type: ignore[override]
         self,
