@@ -202,9 +202,9 @@ def test_the_small_checkpoint_says_that_others_find_more(checkpoint, photos, cap
     pytest.importorskip("poselib")
     monkeypatch.setattr(cli.models, "find_checkpoint", lambda name: checkpoint)
     assert cli.main(["match", *photos]) == 0
-    assert "published checkpoints find more" in capsys.readouterr().out
+    assert "--model aliked, disk, xfeat or superpoint find more" in capsys.readouterr().out
     assert cli.main(["match", *photos, "--model", str(checkpoint)]) == 0
-    assert "published checkpoints" not in capsys.readouterr().out
+    assert "find more" not in capsys.readouterr().out
 
 
 def test_former_names_of_options_still_work(run, photos):

@@ -35,7 +35,8 @@ from lightglue_hf.convert.published import PUBLISHED
 from lightglue_hf.convert.reading import load_pickle, read_tensors
 from lightglue_hf.detectors import configuration_class, model_class
 
-from ..reference import CASES, FIXTURES, KINDS, features_of_case, load, released_names
+from ..random_weights import random_weights
+from ..reference import CASES, KINDS, features_of_case, load, released_names
 from ..tiny import different_pairs, whole_model
 from .test_state_dicts import Malicious, assert_same_tensors, checkpoint, gluefactory_names, superpoint_open_checkpoint
 
@@ -48,7 +49,7 @@ def convert(*arguments):
 
 
 def tensors_of(kind, naming="current"):
-    return NAMINGS[naming](load_pickle(str(FIXTURES / f"{kind}_small.pth")))
+    return NAMINGS[naming](random_weights(kind))
 
 
 def small_superpoint(width=64, seed=0):
