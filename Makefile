@@ -1,4 +1,4 @@
-# make demo    match two real photos with the checkpoint in the package
+# make demo    match two real photos with the checkpoint in the package; MODEL=aliked with a published one
 # make test    run the tests on the pinned transformers 4.57
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
@@ -27,7 +27,7 @@ endef
 .PHONY: demo test test-weights test-transformers5 test-export test-export5 benchmark benchmark-export quality style clean
 
 demo: .venv/.demo
-	@HF_HUB_OFFLINE=1 $(BIN)/lightglue-hf demo -o demo.png
+	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
