@@ -35,7 +35,7 @@ test: .venv/.dev
 test-weights: .venv/.dev
 	@$(BIN)/python -m pytest -m weights $(ARGS)
 
-test-transformers5: .venv-transformers5/.dev
+test-transformers5: .venv-transformers5/.dev-torchao
 	@$(BIN5)/python -m pytest $(ARGS)
 
 test-export: .venv-export/.dev-export
@@ -65,8 +65,8 @@ clean:
 .venv/.demo .venv/.dev .venv/.benchmark: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
-.venv-transformers5/.dev: pyproject.toml constraints-transformers5.txt
-	$(call install,.venv-transformers5,constraints-transformers5.txt,dev)
+.venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
+	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
 .venv-export/.dev-export: pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,dev-export)
