@@ -1,4 +1,4 @@
-# make demo    match two real photos with the checkpoint in the package
+# make demo    match two real photos with the checkpoint in the package; MODEL=aliked with a published one
 # make test    run the tests on the pinned transformers 4.57
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
@@ -27,7 +27,7 @@ endef
 .PHONY: demo test test-weights test-transformers5 test-export test-export5 benchmark benchmark-export quality style clean
 
 demo: .venv/.demo
-	@HF_HUB_OFFLINE=1 $(BIN)/lightglue-hf demo -o demo.png
+	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
@@ -35,7 +35,7 @@ test: .venv/.dev
 test-weights: .venv/.dev
 	@$(BIN)/python -m pytest -m weights $(ARGS)
 
-test-transformers5: .venv-transformers5/.dev
+test-transformers5: .venv-transformers5/.dev-torchao
 	@$(BIN5)/python -m pytest $(ARGS)
 
 test-export: .venv-export/.dev-export
@@ -65,8 +65,8 @@ clean:
 .venv/.demo .venv/.dev .venv/.benchmark: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
-.venv-transformers5/.dev: pyproject.toml constraints-transformers5.txt
-	$(call install,.venv-transformers5,constraints-transformers5.txt,dev)
+.venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
+	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
 .venv-export/.dev-export: pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,dev-export)

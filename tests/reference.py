@@ -1,6 +1,6 @@
-"""The reference figures in tests/fixtures: outputs of cvg/LightGlue@1fd587b on random weights, float32, CPU.
+"""The reference figures in tests/fixtures, which tests/make_fixtures.py makes: cvg/LightGlue on random weights.
 
-Scores of the reference agree with float64 to 6e-6; they are compared at 5e-5.
+Scores of the reference, in float32 on CPU, agree with float64 to 2e-5; they are compared at 5e-5.
 """
 
 import json
@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightglue_hf.convert.reading import load_pickle
-from lightglue_hf.convert.state_dicts import (
-    convert_lightglue_state_dict,
-    convert_superpoint_state_dict,
-)
+from lightglue_hf.convert.state_dicts import convert_lightglue_state_dict, convert_superpoint_state_dict
 from lightglue_hf.detectors.superpoint import SuperPointForKeypointDetection
 from lightglue_hf.modeling_lightglue import LightGlueForKeypointMatching
 
+from .random_weights import MATCHERS, random_weights
+
 FIXTURES = Path(__file__).parent / "fixtures"
-KINDS = ("sp", "disk", "sift")
+KINDS = tuple(MATCHERS)
 CASES = [p.stem for kind in KINDS for p in sorted(FIXTURES.glob(f"{kind}_small__*.npz")) if "loss" not in p.stem]
 
 
@@ -41,7 +39,7 @@ def released_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def matcher(kind: str, released: bool = False, **overrides: Any) -> LightGlueForKeypointMatching:
-    state_dict = load_pickle(str(FIXTURES / f"{kind}_small.pth"))
+    state_dict = random_weights(kind)
     config, weights = convert_lightglue_state_dict(released_names(state_dict) if released else state_dict, **overrides)
     model = LightGlueForKeypointMatching(config).eval()
     model.load_state_dict(weights)
@@ -87,7 +85,7 @@ def padded(values: list[Tensor]) -> Tensor:
 
 
 def superpoint(**overrides: Any) -> SuperPointForKeypointDetection:
-    config, weights = convert_superpoint_state_dict(load_pickle(str(FIXTURES / "superpoint_random.pth")), **overrides)
+    config, weights = convert_superpoint_state_dict(random_weights("superpoint"), **overrides)
     model = SuperPointForKeypointDetection(config).eval()
     model.load_state_dict(weights)
     return model

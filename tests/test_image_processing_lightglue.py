@@ -612,3 +612,50 @@ def test_transformers_alone_reads_what_ours_saves(tmp_path):
     module, height, width = run.stdout.split()
     assert module.startswith("transformers.models.lightglue")
     assert (int(height), int(width)) == (32, 48)
+
+
+# -- keywords that transformers' processors take
+
+
+def test_from_dict_keeps_a_keyword_that_changes_nothing(processor):
+    for value in (False, True):
+        read = LightGlueImageProcessor.from_dict(processor.to_dict(), do_convert_rgb=value)
+        assert read.do_convert_rgb is value
+        assert LightGlueImageProcessor.from_dict(read.to_dict()).do_convert_rgb is value
+
+
+def test_calls_written_for_transformers_own_processor_work(processor):
+    pair = [np.full((20, 30, 3), value, np.uint8) for value in (9, 99)]
+    expected = processor(pair, return_tensors="pt")["pixel_values"]
+    keywords = {"do_convert_rgb": True, "disable_grouping": True, "do_normalize": False, "image_mean": None}
+    features = processor(pair, return_tensors="pt", device="cpu", do_pad=None, **keywords)
+    assert torch.equal(features["pixel_values"], expected)
+    assert features["pixel_values"].device == torch.device("cpu")
+    assert processor(pair, return_tensors="pt", device="meta")["pixel_values"].device.type == "meta"
+
+
+def test_keywords_that_would_change_the_pixels_or_are_none_are_refused(processor):
+    pair = [np.zeros((20, 30), np.uint8)] * 2
+    with pytest.raises(ValueError, match="do_normalize=True"):
+        processor(pair, do_normalize=True)
+    with pytest.raises(ValueError, match="device='cpu'"):
+        processor(pair, device="cpu")
+    with pytest.raises(TypeError, match="do_gray_scale"):
+        processor(pair, do_gray_scale=True)
+
+
+def test_twelve_bits_in_a_16_bit_photo_are_scaled_by_the_factor(processor):
+    pair = [np.full((20, 30), 4095, np.uint16)] * 2
+    assert processor(pair)["pixel_values"].max() < 0.1
+    white = processor(pair, rescale_factor=65535 / 4095 / 255)["pixel_values"]
+    np.testing.assert_allclose(white, 1, atol=1e-6)
+    np.testing.assert_allclose(processor(pair, rescale_factor=16 / 255)["pixel_values"], 1, atol=3e-4)
+
+
+def test_post_processing_names_what_is_missing(processor):
+    outputs = SimpleNamespace(keypoints=None, matches=torch.zeros(1, 2, 3), matching_scores=torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="no keypoints"):
+        processor.post_process_keypoint_matching(outputs, [((9, 9), (9, 9))])
+    outputs.keypoints = torch.zeros(1, 2, 3, 2)
+    with pytest.raises(ValueError, match="threshold"):
+        processor.post_process_keypoint_matching(outputs, [((9, 9), (9, 9))], threshold=None)

@@ -148,7 +148,7 @@ def test_thresholds_are_read_at_call_time():
     adaptive = model.match_features(**features)
     model.config.depth_confidence = model.config.width_confidence = -1
     full = model.match_features(**features)
-    assert adaptive.stop[0] == 3
+    assert adaptive.stop[0] == 2
     assert full.stop[0] == 4
     model.config.filter_threshold = 1.0
     assert (model.match_features(**features).matches == -1).all()

@@ -1,5 +1,6 @@
 """Figures of the reference implementation, cvg/LightGlue@1fd587b (and glue-factory@2d17e3b for the loss)."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -8,13 +9,41 @@ import torch
 
 from lightglue_hf.image_processing_lightglue import scale_keypoints
 
+from .random_weights import random_weights
 from .reference import CASES, FIXTURES, KINDS, features_of_case, load, matcher, matcher_of_case, padded, superpoint
 
 TOLERANCE = 5e-5
 
 
+DIGESTS = {
+    "sp": "ebb5e0d256f3f11a",
+    "disk": "041cdef19d607960",
+    "sift": "5e9873e7ad54e335",
+    "superpoint": "33776b6a392958ff",
+}
+
+
 def test_all_cases_are_here():
     assert len(CASES) == 36
+
+
+@pytest.mark.parametrize("kind", DIGESTS)
+def test_the_weights_are_those_the_figures_were_made_with(kind):
+    weights = random_weights(kind)
+    named = b"".join(name.encode() + weights[name].numpy().tobytes() for name in sorted(weights))
+    assert hashlib.sha256(named).hexdigest()[:16] == DIGESTS[kind]
+
+
+def test_figures_stop_and_prune_at_different_layers():
+    figures = {case: load(case) for case in CASES}
+    for kind in KINDS:
+        full = int(figures[f"{kind}_small__none"]["out_stop"])
+        assert int(figures[f"{kind}_small__depth"]["out_stop"]) < full
+        for case in ("width", "both_w50"):
+            prunes = [figures[f"{kind}_small__{case}"][f"out_prune{image}"].ravel() for image in (0, 1)]
+            assert len(set(np.concatenate(prunes))) > 1
+    adaptive = [int(figures[f"{kind}_small__{case}"]["out_stop"]) for kind in KINDS for case in ("both", "both_same")]
+    assert len(set(adaptive)) > 2
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightglue_hf.cli import commands as cli
+from lightglue_hf import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_commands():
         if program == "make":
             assert re.search(rf"^{arguments[0]}:", makefile, flags=re.MULTILINE), arguments
         else:
-            cli._parser().parse_args(arguments)
+            cli.parser().parse_args(arguments)
     assert min(programs.values()) >= 2
 
 

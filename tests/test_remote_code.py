@@ -88,7 +88,7 @@ for load in loads:
     [
         ["python"],
         ["match", "left.png", "right.png", "--model", "checkpoint"],
-        ["train", "matcher", "--output_dir", "out", "--detector", "checkpoint", "--pairs", "4", "--batch_size", "2"],
+        ["train", "matcher", "--output_dir", "out", "--detector", "checkpoint", "--pairs", "4", "--textures", "4"],
         ["export", "onnx", "checkpoint", "out"],
         ["convert", "checkpoint", "out"],
     ],

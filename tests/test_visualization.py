@@ -1,6 +1,6 @@
 """What is drawn is where it should be, in the right colour, and nothing to draw is no error."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -66,6 +66,20 @@ def test_images_without_matches_are_only_put_side_by_side():
     assert np.array_equal(drawn[:, :80], GREY)
     assert (drawn[:40, 80:] == 9).all()
     assert (drawn[40:, 80:] == 0).all()
+
+
+def test_images_of_different_sizes_come_to_one_height_and_no_more_than_a_width():
+    tall = np.full((400, 100, 3), 200, np.uint8)
+    drawn = draw_matches(tall, GREY, [[50, 200]], [[40, 30]], max_width=10_000)
+    assert drawn.size == (100 + 400 * 80 // 60, 400)
+    pixels = np.asarray(drawn).astype(int)
+    green = 255 * score_colors([1.0])[0]
+    for x, y in ((50, 200), (100 + round(40.5 * 400 / 60 - 0.5), round(30.5 * 400 / 60 - 0.5))):
+        assert np.abs(pixels[y, x] - green).max() < 3, "the points move along"
+    narrow = draw_matches(tall, GREY, NONE, NONE, max_width=300)
+    assert 290 <= narrow.width <= 300
+    assert narrow.height / 400 == pytest.approx(narrow.width / 633, abs=0.01)
+    assert np.array_equal(draw_matches(GREY, GREY, NONE, NONE, max_width=160), draw_matches(GREY, GREY, NONE, NONE))
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, Image.fromarray, lambda a: a / 255])
@@ -166,14 +180,8 @@ def test_plots_are_written(plt, tmp_path, suffix):
 
 
 def test_a_missing_matplotlib_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without_matplotlib(name, *args, **kwargs):
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
+    for module in ("matplotlib", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, module, None)
     for call in (lambda: plot_images([GREY]), lambda: plot_keypoints([NONE]), lambda: plot_matches(NONE, NONE)):
         with pytest.raises(ImportError, match=r"install lightglue-hf\[plot\]"):
             call()

@@ -28,6 +28,21 @@ PAIRS_MESSAGE = (
 )
 
 
+# Keywords that every processor of transformers takes. These steps are not done here; asking for one is an error.
+NOT_DONE = ("do_normalize", "do_pad", "do_center_crop")
+# These change nothing: pictures are made RGB in any case, one after another; the rest belongs to the steps above.
+WITHOUT_EFFECT = (
+    "do_convert_rgb",
+    "disable_grouping",
+    "default_to_square",
+    "image_mean",
+    "image_std",
+    "pad_size",
+    "crop_size",
+    "image_seq_length",
+)
+
+
 class LightGlueImageProcessorKwargs(TypedDict, total=False):
     """The settings of `LightGlueImageProcessor`, as stored in preprocessor_config.json."""
 
@@ -128,7 +143,8 @@ class LightGlueImageProcessor(BaseImageProcessor):
         resample: a `PIL.Image.Resampling` filter.
         do_rescale: whether to multiply 8-bit values by `rescale_factor`, and others as if they had 8 bits: with
             the default factor white is 1, whatever the type. Otherwise values stay as they are.
-        rescale_factor: the factor for 8-bit values.
+        rescale_factor: the factor for 8-bit values. A 16-bit file that holds 12 bits is dark, and loses matches: with
+            `rescale_factor=16 / 255` (to be exact 65535 / 4095 / 255) its white, 4095, is 1.
         do_grayscale: whether to make the three channels equal (weights .2989, .5870, .1140).
         size_divisor: images of different sizes are padded to a multiple of so many pixels; a detector's stride.
 
@@ -171,8 +187,9 @@ class LightGlueImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; a saved `longest_edge` is the size."""
-        values = dict(image_processor_dict)
+        """From stored settings, and others in their place; those without effect are kept and saved, too."""
+        kept = {name: kwargs.pop(name) for name in NOT_DONE + WITHOUT_EFFECT if name in kwargs}
+        values = {**image_processor_dict, **kept}
         if longest_edge := values.pop("longest_edge", None):
             values["size"] = {"longest_edge": longest_edge}
         return super().from_dict(values, **kwargs)
@@ -192,6 +209,8 @@ class LightGlueImageProcessor(BaseImageProcessor):
         timeout: float | None = None,
         pairs: bool = True,
         regions: Any | None = None,
+        device: str | torch.device | None = None,
+        **others: Any,
     ) -> BatchFeature:
         """Prepare a pair, or a list of pairs, of images, or images singly; this is what calling the processor does.
 
@@ -207,6 +226,10 @@ class LightGlueImageProcessor(BaseImageProcessor):
             pairs: whether `images` are pairs, as in transformers. `False` gives arrays for `extract_features`.
             regions: for each image, arranged as `images` are, where keypoints may lie: `(h, w)` bool, of the photo's
                 own size (upright by its EXIF orientation), or `None` for anywhere.
+            device: where the tensors are put; with `return_tensors="pt"` only. They are computed on the CPU.
+            others: transformers' other keywords, so that a call written for its processor works: `do_convert_rgb`,
+                `disable_grouping` and the like change nothing; `do_normalize`, `do_pad`, `do_center_crop` must be
+                false.
 
         Returns:
             `pixel_values`: `(b, 2, 3, h, w)` float32; and, if sizes may differ within the batch (a longest edge, or
@@ -216,11 +239,15 @@ class LightGlueImageProcessor(BaseImageProcessor):
 
         Raises:
             ValueError: not a pair or pairs; an unclear channel axis, NaN, Inf or values out of range; a region of
-                another size.
+                another size; a step that is not done here; a device for NumPy arrays.
+            TypeError: a keyword that no processor has.
             OSError: an unreadable file or URL, which is named.
             PIL.Image.DecompressionBombError: an image beyond Pillow's limit; with several pairs already in the band
                 where Pillow only warns.
         """
+        _check_keywords(others)
+        if device is not None and return_tensors != "pt":
+            raise ValueError(f'device={device!r} goes with return_tensors="pt", not {return_tensors!r}.')
         do_resize = self.do_resize if do_resize is None else do_resize
         size = _to_size_dict(self.size if size is None else size)
         resample = self.resample if resample is None else resample
@@ -277,7 +304,10 @@ class LightGlueImageProcessor(BaseImageProcessor):
             for canvas, mask in zip(region, resized_regions):
                 canvas[: mask.shape[0], : mask.shape[1]] = mask
             data["region"] = region.reshape(*shape, height, width)
-        return BatchFeature(data=data, tensor_type=return_tensors)
+        features = BatchFeature(data=data, tensor_type=return_tensors)
+        if device is not None:
+            features.to(device)  # in place
+        return features
 
     def post_process_keypoint_matching(
         self, outputs: Any, target_sizes: Any, threshold: float = 0.0
@@ -297,9 +327,14 @@ class LightGlueImageProcessor(BaseImageProcessor):
             first pixel = (0, 0); and `matching_scores`: `(m,)` float32.
 
         Raises:
-            ValueError: target sizes of another shape.
+            ValueError: target sizes of another shape; outputs without keypoints, as those of precomputed features
+                may be; no number for `threshold`.
         """
+        if threshold is None:
+            raise ValueError("`threshold` must be a number; 0 keeps every match.")
         keypoints = outputs.keypoints
+        if keypoints is None:
+            raise ValueError("The outputs have no keypoints, or none relative to an image's size.")
         sizes = _to_target_sizes(target_sizes, len(keypoints)).to(keypoints.device)
         image_sizes = getattr(outputs, "image_sizes", None)
         if image_sizes is None:
@@ -339,6 +374,14 @@ class LightGlueImageProcessor(BaseImageProcessor):
             draw_matches(image0, image1, result["keypoints0"], result["keypoints1"], result["matching_scores"])
             for image0, image1, result in zip(flat_images[::2], flat_images[1::2], keypoint_matching_output)
         ]
+
+
+def _check_keywords(keywords: Mapping[str, Any]) -> None:
+    for name, value in keywords.items():
+        if name not in NOT_DONE + WITHOUT_EFFECT:
+            raise TypeError(f"LightGlueImageProcessor got an unexpected keyword argument {name!r}")
+        if name in NOT_DONE and value:
+            raise ValueError(f"{name}={value!r}: LightGlueImageProcessor does not do this.")
 
 
 def _to_target_sizes(target_sizes: Any, batch_size: int) -> torch.Tensor:

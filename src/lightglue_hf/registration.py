@@ -5,8 +5,8 @@ Registered are the configurations, models, the image processor and the pipeline:
 `pipeline("keypoint-matching")` give. `from transformers import LightGlueForKeypointMatching` stays transformers' own.
 With `LIGHTGLUE_HF_REGISTER=0` in the environment nothing is registered at the import; `register()` does it later.
 
-Importing transformers' Auto classes takes seconds, and nobody needs them all. So each kind of ours is imported, and
-registered, right after the module of transformers that looks it up, whenever that is.
+Importing transformers takes seconds, and its Auto classes more, and nobody needs them all. So each kind of ours is
+imported, and registered, right after the module of transformers that looks it up, whenever that is.
 """
 
 import inspect
@@ -17,8 +17,6 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
-
-import transformers
 
 from .detectors import DETECTORS, configuration_class, model_class
 
@@ -86,6 +84,12 @@ REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
 )
 
 
+def replace_stand_in() -> None:
+    """transformers 5.5 shows an `AutoImageProcessor` that asks for torchvision, and does not import the real one."""
+    if "AutoImageProcessor" in getattr(sys.modules["transformers"], "_object_missing_backend", {}):
+        import_module(f"{AUTO}.image_processing_auto")
+
+
 class AfterImport(MetaPathFinder):
     """Does something after a module is imported: theirs imports ours, and ours, which may import theirs, registers."""
 
@@ -94,6 +98,7 @@ class AfterImport(MetaPathFinder):
         for theirs, ours, register in REGISTRATIONS:
             self.actions[theirs] = lambda ours=ours: import_module(ours)  # type: ignore[misc]
             self.actions[ours] = register
+        self.actions["transformers"] = replace_stand_in
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -120,6 +125,5 @@ def register() -> None:
     for theirs, ours, _ in REGISTRATIONS:
         if theirs in sys.modules:
             import_module(ours)
-    if "AutoImageProcessor" in getattr(transformers, "_object_missing_backend", {}):
-        # transformers 5.5 shows a stand-in that asks for torchvision, and never imports what is behind it
-        import_module(f"{AUTO}.image_processing_auto")
+    if "transformers" in sys.modules:
+        replace_stand_in()

@@ -14,13 +14,14 @@ Example:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .images import load_image, to_pixels
 from .utils.optional import import_optional
@@ -183,7 +184,14 @@ def save_plot(path: str | os.PathLike[str], dpi: int = 200) -> None:
     _pyplot().gcf().savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0)
 
 
-def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, scores: Any | None = None) -> Image.Image:
+def draw_matches(
+    image0: Any,
+    image1: Any,
+    keypoints0: Any,
+    keypoints1: Any,
+    scores: Any | None = None,
+    max_width: int | None = None,
+) -> Image.Image:
     """Draw two images side by side, aligned at the top on black, with lines from red (low scores) to green (high).
 
     Lines are drawn at twice the resolution and averaged; the best matches lie on top.
@@ -194,6 +202,8 @@ def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, sco
         keypoints0: `(m, 2)`; may be empty.
         keypoints1: `(m, 2)`, in the order of `keypoints0`.
         scores: `(m,)` in [0, 1]; `None` draws all lines green.
+        max_width: bring both images to the height of the higher one, or to less, so that the drawing is no wider
+            than so many pixels; `None` leaves them as they are.
 
     Returns:
         RGB image of size `(w0 + w1, max(h0, h1))`.
@@ -206,6 +216,8 @@ def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, sco
     scores = np.ones(len(points0)) if scores is None else _to_numpy(scores)
     if not len(points0) == len(points1) == len(scores):
         raise ValueError(f"{len(points0)} keypoints, {len(points1)} keypoints and {len(scores)} scores do not match.")
+    if max_width is not None:
+        left, right, points0, points1 = _at_one_height(left, right, points0, points1, max_width)
     canvas = Image.new("RGB", (left.width + right.width, max(left.height, right.height)))
     canvas.paste(left, (0, 0))
     canvas.paste(right, (left.width, 0))
@@ -231,7 +243,22 @@ def draw_matches(image0: Any, image1: Any, keypoints0: Any, keypoints1: Any, sco
     return canvas.reduce(zoom)
 
 
-def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 2) -> Image.Image:
+def _at_one_height(
+    left: Image.Image, right: Image.Image, points0: np.ndarray, points1: np.ndarray, max_width: int
+) -> tuple[Image.Image, Image.Image, np.ndarray, np.ndarray]:
+    """Two images at one height, side by side no wider than `max_width`, and their points moved along."""
+    height = max(left.height, right.height)
+    width = sum(height * image.width / image.height for image in (left, right))
+    height = max(1, math.floor(height * min(1.0, max_width / width)))
+    images, points = [], []
+    for image, keypoints in ((left, points0), (right, points1)):
+        size = max(1, math.floor(image.width * height / image.height)), height
+        points.append((keypoints + 0.5) * (np.array(size) / image.size) - 0.5)
+        images.append(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
+    return images[0], images[1], points[0], points[1]
+
+
+def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 2, legend: bool = False) -> Image.Image:
     """Draw pairs with known geometry, one a row: both views with their matches, then the clean views by layers.
 
     The lines of a row are coloured from the left to the right of its first view; blue dots are keypoints without a
@@ -243,9 +270,10 @@ def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 2) 
         matches: `(batch, 2, n)`, of each keypoint the index of its match in the other view, -1 for none; -2 draws
             nothing.
         zoom: whole number of pixels for each pixel of the views.
+        legend: write below what is what.
 
     Returns:
-        RGB image of size `(4 * width * zoom, batch * height * zoom)`.
+        RGB image of size `(4 * width * zoom, batch * height * zoom)`, and with a legend higher than that.
     """
     keypoints, matches = _to_numpy(keypoints), _to_numpy(matches).astype(int)
     views, clean, layers = (_to_numpy(values) for values in (pairs.images, pairs.clean, pairs.layers))
@@ -266,7 +294,27 @@ def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 2) 
         picture.paste(canvas, (0, row * height * zoom))
         side = Image.fromarray((tinted * 255).astype(np.uint8)).resize((2 * width * zoom, height * zoom))
         picture.paste(side, (2 * width * zoom, row * height * zoom))
-    return picture
+    return _with_legend(picture) if legend else picture
+
+
+LEGEND = (  # under the views, and under the clean views
+    ("Lines: true matches, coloured", "from left to right.", "Blue: keypoints without one."),
+    ("The clean views: a tint", "for each plane.", "Dark: off its canvas."),
+)
+
+
+def _with_legend(picture: Image.Image) -> Image.Image:
+    """The picture with lines of text below each half of it."""
+    font = ImageFont.load_default()
+    line = 14
+    higher = Image.new("RGB", (picture.width, picture.height + line * (len(LEGEND[0]) + 1)), "white")
+    higher.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(higher)
+    for half, lines in enumerate(LEGEND):
+        for index, text in enumerate(lines):
+            position = 6 + half * picture.width // 2, picture.height + line * index + line // 2
+            draw.text(position, text, fill="black", font=font)
+    return higher
 
 
 def _line_alpha(count: int) -> float:

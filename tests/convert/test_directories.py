@@ -27,15 +27,16 @@ from lightglue_hf import (
     LightGlueForKeypointMatching,
     LightGlueImageProcessor,
     SuperPointForKeypointDetection,
+    cli,
 )
-from lightglue_hf.cli import commands as cli
 from lightglue_hf.convert import directories
 from lightglue_hf.convert.detectors import DETECTOR_KINDS
 from lightglue_hf.convert.published import PUBLISHED
 from lightglue_hf.convert.reading import load_pickle, read_tensors
 from lightglue_hf.detectors import configuration_class, model_class
 
-from ..reference import CASES, FIXTURES, KINDS, features_of_case, load, released_names
+from ..random_weights import random_weights
+from ..reference import CASES, KINDS, features_of_case, load, released_names
 from ..tiny import different_pairs, whole_model
 from .test_state_dicts import Malicious, assert_same_tensors, checkpoint, gluefactory_names, superpoint_open_checkpoint
 
@@ -48,7 +49,7 @@ def convert(*arguments):
 
 
 def tensors_of(kind, naming="current"):
-    return NAMINGS[naming](load_pickle(str(FIXTURES / f"{kind}_small.pth")))
+    return NAMINGS[naming](random_weights(kind))
 
 
 def small_superpoint(width=64, seed=0):
@@ -696,4 +697,4 @@ def test_the_commands_of_the_documentation_exist():
     commands = re.findall(r"^lightglue-hf (convert .*)$", text, flags=re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        cli._parser().parse_args(command.split())
+        cli.parser().parse_args(command.split())

@@ -31,7 +31,7 @@ from lightglue_hf.convert.published import (
     located,
 )
 
-from ..reference import FIXTURES
+from ..random_weights import random_weights
 from .test_directories import files, save, small_superpoint
 
 MATCHER, DETECTOR, NAME = "made_up_lightglue.pth", "made_up_v1.pth", "made-up"
@@ -48,7 +48,7 @@ class World:
         )
         for directory in (self.originals, self.folder, self.www, self.wheel):
             directory.mkdir()
-        (self.originals / MATCHER).write_bytes((FIXTURES / "sp_small.pth").read_bytes())
+        save(random_weights("sp"), self.originals / MATCHER)
         save(small_superpoint(), self.originals / DETECTOR)
         self.said = []
 

@@ -21,7 +21,8 @@ from lightglue_hf.convert.state_dicts import (
 from lightglue_hf.convert.verification import superpoint_difference
 from lightglue_hf.modeling_lightglue import confidence_threshold
 
-from ..reference import FIXTURES, KINDS, released_names
+from ..random_weights import random_weights
+from ..reference import KINDS, released_names
 
 
 def checkpoint(width=32, layers=3, heads=4, inputs=32, positions=2):
@@ -133,7 +134,7 @@ def test_every_project_s_names_give_the_same(names):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_reference_matchers_of_every_kind(kind):
-    tensors = load_pickle(str(FIXTURES / f"{kind}_small.pth"))
+    tensors = random_weights(kind)
     config, weights = convert_lightglue_state_dict(tensors)
     assert config.add_scale_ori == (kind == "sift")
     loaded(config, weights)
@@ -149,7 +150,7 @@ def assert_same_tensors(ours, theirs):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_reference_matchers_go_back_bit_for_bit(kind):
-    tensors = load_pickle(str(FIXTURES / f"{kind}_small.pth"))
+    tensors = random_weights(kind)
     config, weights = convert_lightglue_state_dict(tensors)
     assert_same_tensors(lightglue_to_cvg(config, weights, current_names=True), tensors)
     assert_same_tensors(lightglue_to_cvg(config, weights), released_names(tensors))
@@ -299,7 +300,7 @@ def test_numbers_that_are_none_are_refused(value):
     tensors["transformers.1.cross_attn.to_v.bias"][3] = value
     with pytest.raises(ValueError, match=r"NaN or Inf.*transformers\.1\.cross_attn\.to_v\.bias"):
         convert_lightglue_state_dict(tensors)
-    weights = load_pickle(str(FIXTURES / "superpoint_random.pth"))
+    weights = random_weights("superpoint")
     weights["conv1a.bias"][0] = value
     with pytest.raises(ValueError, match=r"NaN or Inf.*conv1a\.bias"):
         convert_superpoint_state_dict(weights)
@@ -309,14 +310,14 @@ def test_numbers_that_are_none_are_refused(value):
 
 
 def superpoint_checkpoint():
-    return load_pickle(str(FIXTURES / "superpoint_random.pth"))
+    return random_weights("superpoint")
 
 
 def test_superpoint():
     tensors = superpoint_checkpoint()
     config, weights = convert_superpoint_state_dict(tensors, max_keypoints=77)
     assert config.encoder_hidden_sizes == [64, 64, 128, 128]
-    assert (config.decoder_hidden_size, config.descriptor_decoder_dim, config.max_keypoints) == (256, 256, 77)
+    assert (config.decoder_hidden_size, config.descriptor_decoder_dim, config.max_keypoints) == (256, 64, 77)
     SuperPointForKeypointDetection(config).load_state_dict(weights)
     assert torch.equal(weights["encoder.conv_blocks.3.conv_a.weight"], tensors["conv4a.weight"])
     assert torch.equal(weights["keypoint_decoder.conv_score_b.bias"], tensors["convPb.bias"])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from lightglue_hf.convert.reading import load_pickle
 from lightglue_hf.convert.verification import (
     lightglue_difference,
     lightglue_probabilities,
@@ -14,11 +13,12 @@ from lightglue_hf.convert.verification import (
     superpoint_maps,
 )
 
-from ..reference import FIXTURES, KINDS, load, matcher, released_names, superpoint
+from ..random_weights import random_weights
+from ..reference import KINDS, load, matcher, released_names, superpoint
 
 
 def source(kind):
-    return load_pickle(str(FIXTURES / f"{kind}_small.pth"))
+    return random_weights(kind)
 
 
 def positions(case, image, size):
@@ -72,7 +72,7 @@ def test_the_settings_of_the_model_are_left_alone():
 
 
 def test_superpoint_is_the_reference_s_and_wrong_weights_show():
-    tensors = load_pickle(str(FIXTURES / "superpoint_random.pth"))
+    tensors = random_weights("superpoint")
     case = load("superpoint__noborder")
     settings = json.loads(str(case["conf_json"]))
     image = torch.from_numpy(case["in_image"])

@@ -509,7 +509,7 @@ def test_what_to_install(monkeypatch, tmp_path):
 def test_command(capsys, checkpoint, tmp_path):
     needs("onnx")
     out = tmp_path / "out"
-    argv = ["export", "onnx", str(checkpoint), str(out), "--part", "detector", "--num-keypoints", "30"]
+    argv = ["export", "onnx", str(checkpoint), str(out), "--part", "detector", "--max-keypoints", "30"]
     assert main(argv) == 0
     printed = capsys.readouterr().out
     assert re.search(r"detector, fp32: (100|99)\.\d+% of the keypoints in common with PyTorch", printed)

@@ -224,8 +224,8 @@ def test_the_command_matches_with_exported_graphs(backend, tmp_path, capsys):
     photos = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     saved_as = [str(tmp_path / "torch.json"), str(tmp_path / "graph.json")]
     common = ["match", *photos, "--save"]
-    assert main([*common, saved_as[0], "--max-keypoints", "300", "--size", "160"]) == 0
-    assert main([*common, saved_as[1], "--model", str(out), "--size", "160"]) == 0
+    assert main([*common, saved_as[0], "--max-keypoints", "300", "--longest-edge", "160"]) == 0
+    assert main([*common, saved_as[1], "--model", str(out), "--longest-edge", "160"]) == 0
     printed = capsys.readouterr().out
     assert {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[backend] in printed
     wanted, found = (json.loads(open(name).read()) for name in saved_as)
@@ -240,7 +240,17 @@ def test_the_command_matches_with_exported_graphs(backend, tmp_path, capsys):
     assert "300 keypoints" in capsys.readouterr().err
 
     pytest.importorskip("poselib")
-    evaluate = ["evaluate", "--model", str(out), "--methods", "model", "--max-keypoints", "300", "--size", "160"]
+    evaluate = [
+        "evaluate",
+        "--model",
+        str(out),
+        "--methods",
+        "model",
+        "--max-keypoints",
+        "300",
+        "--longest-edge",
+        "160",
+    ]
     assert main([*evaluate, "--pair", *photos]) == 0
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["data", "figure", "out"]

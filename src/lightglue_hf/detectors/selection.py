@@ -44,7 +44,8 @@ def select_keypoints(scores: Tensor, threshold: float, max_keypoints: int, fixed
     Args:
         scores: `(batch, height, width)` float32.
         threshold: strictly exceeded by a keypoint's score.
-        max_keypoints: the best so many are kept, then in descending order of score; otherwise all, in raster order.
+        max_keypoints: the best so many are kept, then in descending order of score, and of equal ones in raster order;
+            otherwise all, in raster order.
         fixed: return exactly `max_keypoints` columns and never wait for the device.
 
     Returns:
@@ -72,7 +73,7 @@ def select_keypoints(scores: Tensor, threshold: float, max_keypoints: int, fixed
     indices[image, column] = pixel
     values[image, column] = flat[image, pixel]
     if 0 <= max_keypoints < n:
-        best_values, best = values.topk(max_keypoints, dim=1)
+        best_values, best = (x[:, :max_keypoints] for x in values.sort(dim=1, descending=True, stable=True))
         all_fit = (counts <= max_keypoints)[:, None]
         values = torch.where(all_fit, values[:, :max_keypoints], best_values)
         indices = torch.where(all_fit, indices[:, :max_keypoints], indices.gather(1, best))

@@ -151,9 +151,9 @@ class SIFTForKeypointDetection(KeypointDetector, CheckedLoading, PreTrainedModel
     ```python
     >>> import torch
     >>> from lightglue_hf import SIFTConfig, SIFTForKeypointDetection
-    >>> model = SIFTForKeypointDetection(SIFTConfig(max_keypoints=100))
+    >>> model = SIFTForKeypointDetection(SIFTConfig(max_keypoints=20))
     >>> model.extract_features(torch.rand(2, 1, 120, 160)).orientations.shape
-    torch.Size([2, 100])
+    torch.Size([2, 20])
 
     ```
     """

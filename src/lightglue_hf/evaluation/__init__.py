@@ -18,9 +18,11 @@ from .metrics import (
     reprojection_precision,
     symmetric_epipolar_distance,
 )
+from .verdict import Verdict, judge_against_chance
 
 __all__ = [
     "Precision",
+    "Verdict",
     "accuracy",
     "area_under_curve",
     "corner_error",
@@ -29,6 +31,7 @@ __all__ = [
     "estimate_homography",
     "estimate_relative_pose",
     "estimators",
+    "judge_against_chance",
     "match_precision",
     "matching_score",
     "project",

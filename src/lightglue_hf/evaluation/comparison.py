@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 from tqdm import tqdm
 
+from ..utils.errors import InputError
 from .datasets import Dataset, Disparity, Homography, Pair, Pose, Shift
 from .methods import Method, Prediction, cached_prediction
 from .metrics import (
@@ -23,7 +27,6 @@ from .metrics import (
     area_under_curve,
     corner_error,
     epipolar_precision,
-    estimate_fundamental,
     estimate_homography,
     estimate_relative_pose,
     estimators,
@@ -33,6 +36,7 @@ from .metrics import (
     repeatability,
     reprojection_precision,
 )
+from .verdict import YES, judge_against_chance
 
 Scores = dict[str, int | float]
 
@@ -45,13 +49,14 @@ CURVES: dict[str, tuple[tuple[int, ...], str, dict[str, Callable[..., list[float
 
 
 class Judgement(NamedTuple):
-    """What a method scores on a pair of a dataset."""
+    """What a method scores on a pair of a dataset, and the seconds it took; `None` if that was kept from before."""
 
     data: str
     group: str
     pair: str
     method: str
     scores: Scores
+    seconds: float | None = None
 
 
 class Summary(NamedTuple):
@@ -73,21 +78,48 @@ def compare(datasets: Sequence[Dataset], methods: Sequence[Method], cache: Path 
 
     Raises:
         ImportError: PoseLib is not installed.
-        ValueError: two datasets or methods of one name.
+        InputError: two datasets or methods of one name.
     """
     estimators()
     for what, things in (("datasets", datasets), ("methods", methods)):
         names = [thing.name for thing in things]  # type: ignore[attr-defined]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"two {what} are called {twice}.")
+            raise InputError(f"two {what} are called {twice}.")
     records = []
     for dataset in datasets:
         for pair in tqdm(dataset, desc=dataset.name, disable=None):
             for method in methods:
-                prediction = cached_prediction(method, pair.images, cache)
-                records.append(Judgement(dataset.name, pair.group, pair.name, method.name, judge(pair, prediction)))
+                taken: list[float] = []
+                prediction = cached_prediction(_timed(method, taken), pair.images, cache)
+                scores = judge(pair, prediction)
+                seconds = taken[0] if taken else None
+                records.append(Judgement(dataset.name, pair.group, pair.name, method.name, scores, seconds))
     return records
+
+
+def _timed(method: Method, seconds: list[float]) -> Method:
+    """The same method, which notes how long it takes."""
+
+    def predict(*images: Image) -> Prediction:
+        start = time.perf_counter()
+        prediction = method.predict(*images)
+        seconds.append(time.perf_counter() - start)
+        return prediction
+
+    return replace(method, predict=predict)
+
+
+def milliseconds(records: Iterable[Judgement]) -> dict[str, str]:
+    """The median time that each method took for a pair, detection included, of those not kept from before.
+
+    One that shares its features with a method before it (`sharing_features`) had only the rest to do.
+    """
+    taken: dict[str, list[float]] = {}
+    for record in records:
+        if record.seconds is not None:
+            taken.setdefault(record.method, []).append(1e3 * record.seconds)
+    return {name: f"{np.median(times):.0f}" for name, times in taken.items()}
 
 
 def judge(pair: Pair, prediction: Prediction) -> Scores:
@@ -127,8 +159,9 @@ def judge(pair: Pair, prediction: Prediction) -> Scores:
             scores[f"{POSE_ERROR} ({estimator})"] = relative_pose_error(pose, truth.T_0to1)
         return scores
     for estimator in estimators():
-        _, inliers = estimate_fundamental(*matched, estimator=estimator)
-        scores[f"inliers ({estimator}, 1.5 px)"] = int(inliers.sum())
+        verdict = judge_against_chance(*matched, sizes, estimator=estimator)
+        scores[f"inliers ({estimator}, 1.5 px)"] = int(verdict.inliers.sum())
+        scores[f"pairs above chance ({estimator})"] = int(verdict.answer == YES)
     return scores
 
 
@@ -173,8 +206,13 @@ def _figures(scores: Sequence[Scores]) -> Scores:
     return figures
 
 
-def to_markdown(summaries: Sequence[Summary]) -> str:
-    """A table: a row for each figure of each dataset, a column for each method."""
+def to_markdown(summaries: Sequence[Summary], about: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """A table: a row for each figure of each dataset, a column for each method.
+
+    Args:
+        summaries: of datasets.
+        about: more rows, by what they say: for some methods a text.
+    """
     methods = list(dict.fromkeys(name for summary in summaries for name in summary.figures))
     rows = [["data", "figure", *methods], ["---"] * 2 + ["---:"] * len(methods)]
     for summary in summaries:
@@ -184,6 +222,9 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
             cells = (str(value) if isinstance(value, int) else f"{value:.3f}" for value in values)
             rows.append([label, figure, *cells])
             label = ""
+    for figure, texts in (about or {}).items():
+        if texts:
+            rows.append(["", figure, *(texts.get(name, "") for name in methods)])
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |\n" for row in rows)
 
 

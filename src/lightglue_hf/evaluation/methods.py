@@ -20,7 +20,7 @@ import transformers
 from PIL import Image
 
 from ..features import KeypointFeatures
-from ..geometry import scale_keypoints
+from ..geometry import mutual_nearest, scale_keypoints
 from ..images import to_pixels
 from ..utils.files import write_atomically
 from ..utils.optional import import_optional
@@ -62,7 +62,17 @@ class Method:
     predict: Callable[[Image.Image, Image.Image], Prediction]
 
 
-def lightglue(name: str, model: Any, processor: Any, longest_edge: int | None = None, nearest: bool = False) -> Method:
+Features = Callable[[tuple[Image.Image, Image.Image]], KeypointFeatures]
+
+
+def lightglue(
+    name: str,
+    model: Any,
+    processor: Any,
+    longest_edge: int | None = None,
+    nearest: bool = False,
+    features: Features | None = None,
+) -> Method:
     """Match by a LightGlue model with its own detector, as they are configured.
 
     Args:
@@ -71,13 +81,18 @@ def lightglue(name: str, model: Any, processor: Any, longest_edge: int | None = 
         processor: its `LightGlueImageProcessor`.
         longest_edge: resize images to so many pixels; as the processor is configured, by default.
         nearest: match mutual nearest descriptors, instead of by the model.
+        features: of two images, as `sharing_features` gives them; not shared with other methods by default.
     """
+    features = features or sharing_features(model, processor, longest_edge)
 
     @torch.inference_mode()
     def predict(image0: Image.Image, image1: Image.Image) -> Prediction:
+        images = image0, image1
         if nearest:
-            return _nearest_prediction(extract(model, processor, (image0, image1), longest_edge), (image0, image1))
-        return to_prediction(model(**prepare(model, processor, (image0, image1), longest_edge)), (image0, image1))
+            return _nearest_prediction(features(images), images)
+        if hasattr(model, "engine"):  # one graph does it all
+            return to_prediction(model(**prepare(model, processor, images, longest_edge)), images)
+        return to_prediction(model.match_features(features(images)), images)
 
     if hasattr(model, "engine"):
         return Method(name, None, predict)
@@ -101,6 +116,18 @@ def extract(
 ) -> KeypointFeatures:
     """The features of two images, as `match_features` takes them; see `lightglue`."""
     return model.extract_features(**prepare(model, processor, images, longest_edge))
+
+
+def sharing_features(model: Any, processor: Any, longest_edge: int | None = None) -> Features:
+    """`extract`, which remembers the last pair: several methods with one detector run it once."""
+    last: list[Any] = [None, None]
+
+    def features(images: tuple[Image.Image, Image.Image]) -> KeypointFeatures:
+        if last[0] is None or any(image is not before for image, before in zip(images, last[0])):
+            last[:] = images, extract(model, processor, images, longest_edge)
+        return last[1]
+
+    return features
 
 
 def to_prediction(outputs: Any, images: tuple[Image.Image, Image.Image]) -> Prediction:
@@ -203,13 +230,11 @@ def match_nearest(descriptors0: Any, descriptors1: Any, ratio: float | None = No
     if not len(first) or not len(second):
         return np.zeros((0, 2), dtype=int)
     squared = np.maximum(2 - 2 * first @ second.T, 0)
-    nearest = squared.argmin(axis=1)
-    rows = np.arange(len(first))
-    keep = squared.argmin(axis=0)[nearest] == rows
+    nearest, keep = (values.numpy() for values in mutual_nearest(torch.from_numpy(squared))[:2])
     if ratio is not None and len(second) > 1:
         two = np.partition(squared, 1, axis=1)
         keep &= two[:, 0] < ratio**2 * two[:, 1]
-    return np.stack([rows[keep], nearest[keep]], axis=1)
+    return np.stack([np.flatnonzero(keep), nearest[keep]], axis=1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

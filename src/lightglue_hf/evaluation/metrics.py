@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..geometry import points_inside
 from ..utils.optional import import_optional
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def repeatability(
     counted = repeated = 0
     for points, others, matrix, image_size in _both_ways(keypoints0, keypoints1, homography, image_sizes):
         projected = project(matrix, points)
-        projected = projected[_inside(projected, image_size)]
+        projected = projected[points_inside(projected, image_size)]
         counted += len(projected)
         if len(others) and len(projected):
             distance = torch.cdist(torch.from_numpy(projected), torch.from_numpy(others)).amin(dim=1)
@@ -184,7 +185,7 @@ def matching_score(
     for matched, (points, _, matrix, image_size) in zip(
         indices[correct].T, _both_ways(points0, points1, homography, image_sizes)
     ):
-        counts = _inside(project(matrix, points), image_size)
+        counts = points_inside(project(matrix, points), image_size)
         shares.append(counts[matched].sum() / max(1, counts.sum()))
     return float(np.mean(shares))
 
@@ -195,11 +196,6 @@ def _both_ways(keypoints0: Any, keypoints1: Any, homography: Any, image_sizes: S
     matrix = _numpy(homography)
     yield points0, points1, matrix, image_sizes[1]
     yield points1, points0, np.linalg.inv(matrix), image_sizes[0]
-
-
-def _inside(points: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    height, width = image_size
-    return np.all((points >= -0.5) & (points <= (width - 0.5, height - 0.5)), axis=1)
 
 
 def _close(points: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForKeypointDetection, PretrainedConfig
 
-from .. import bundled_checkpoint
+from .. import located
 from ..configuration_lightglue import LightGlueConfig
 from ..data.posed_pairs import DepthPair, read_features
 from ..detectors.configuration_superpoint import SuperPointConfig
@@ -209,8 +209,3 @@ def load_detector(checkpoint: str) -> Any:
             raise RecipeError(f"{checkpoint} is a matcher without a detector")
         return model.keypoint_detector
     return AutoModelForKeypointDetection.from_pretrained(where, trust_remote_code=False)
-
-
-def located(checkpoint: str) -> str:
-    """The directory of a bundled checkpoint from its name; any other as it is."""
-    return str(bundled_checkpoint(checkpoint)) if checkpoint == "tiny" else checkpoint

@@ -1,0 +1,67 @@
+"""Errors of input are one line; all others are faults of the program, and show where they came from.
+
+What is wrong with a file, an option or a checkpoint is raised as `InputError`; what other packages make of broken
+input becomes one by `reading`. An `OSError` is what the operating system says of a file or the network. And a
+`ValueError` is of input where it is raised by the modules that read input, and by no other package under them; as is
+anything that comes out of `from_pretrained`, which reads a checkpoint.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..utils.errors import InputError, MissingPackageError
+
+READERS = (
+    *("configuration_", "detectors.configuration_", "loading", "images", "utils"),
+    *("convert", "data", "training", "export", "runtime"),
+)
+"""Modules of this package whose own ValueErrors say what is wrong with a file, an option or a checkpoint."""
+
+
+def is_of_input(error: Exception) -> bool:
+    """Whether the message of an error is all there is to say; if not, it is a fault of the program."""
+    if isinstance(error, (InputError, MissingPackageError, OSError)):
+        return True
+    if any(frame.f_code.co_name == "from_pretrained" for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return True
+    if isinstance(error, ImportError):
+        return error.name is None and raised_by(error, READERS)  # which says what to install
+    if isinstance(error, ValueError) or type(error).__name__ == "DecompressionBombError":
+        return raised_by(error, READERS)
+    return False
+
+
+def raised_by(error: Exception, modules: tuple[str, ...]) -> bool:
+    """Whether an error was raised in one of these modules of this package itself, and not in what they called."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    name = innermost.f_globals.get("__name__", "")
+    package = __package__.rpartition(".")[0]
+    return name.startswith(tuple(f"{package}.{module}" for module in modules))
+
+
+@contextmanager
+def reading(problem: str = "") -> Iterator[None]:
+    """Whatever is raised within is an `InputError`: broken input makes libraries raise anything.
+
+    Only for code that reads input, never for code that computes with it.
+
+    Args:
+        problem: what goes before the message.
+    """
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except Exception as error:
+        raise InputError(f"{problem}: {one_line(error)}" if problem else one_line(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error in one line of at most 400 characters."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:400]}..."

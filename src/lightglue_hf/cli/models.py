@@ -1,0 +1,140 @@
+"""The processor and the model that the options name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..utils.errors import InputError
+from .errors import one_line, reading
+
+
+def load_matcher(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
+    """Read a processor and a LightGlue model with a detector, and set what the options set.
+
+    Args:
+        name: of a checkpoint, see [`find_checkpoint`].
+        args: what `add_model_options` adds.
+
+    Raises:
+        InputError: there is no such model, or it does not do what the options ask for.
+    """
+    import torch
+
+    from ..modeling_lightglue import LightGlueForKeypointMatching
+
+    quiet_libraries(args)
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processor, model = load(name, args)
+    is_model = isinstance(model, LightGlueForKeypointMatching)
+    if not (is_model or hasattr(model, "engine")) or not model.config.use_keypoint_detector:
+        raise InputError(f"{name} is no LightGlue model with a keypoint detector")
+    apply_options(name, args, model)
+    return processor, model
+
+
+def quiet_libraries(args: argparse.Namespace) -> None:
+    """Errors of transformers alone are shown, unless the options say otherwise."""
+    import transformers
+
+    if args.verbose:
+        transformers.logging.set_verbosity_info()
+    else:
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+
+def find_checkpoint(name: str) -> Path | str:
+    """The directory of a checkpoint by its name or path, published ones fetched at their first use, or a Hub id.
+
+    Raises:
+        InputError: it is none of them, or cannot be had.
+    """
+    from .. import located
+
+    with reading():
+        found = located(name)
+    return Path(found) if Path(found).is_dir() else found
+
+
+def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
+    """Read a processor and a model whose weights are all there, from the package, a directory or the Hub."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForKeypointMatching
+
+    found = find_checkpoint(name)
+    problem = f"cannot load the model {name}"
+    runtime = None
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if isinstance(found, Path):
+        for file in ("config.json", "preprocessor_config.json"):
+            if not (found / file).is_file():
+                raise InputError(f"no model in {found}: there is no {file}")
+        runtime = runtime_of(found)
+    else:
+        problem += " from the Hub (and no directory here is called that)"
+        options["revision"] = args.revision or "main"
+    if runtime is None:
+        check_device(args.device)
+    with reading(problem):
+        processor = AutoImageProcessor.from_pretrained(found, **options)
+        if runtime is not None:
+            return processor, runtime(found, args.device, args.dtype)
+        model, info = AutoModelForKeypointMatching.from_pretrained(
+            found, dtype=getattr(torch, args.dtype), use_safetensors=True, output_loading_info=True, **options
+        )
+    for kind in ("missing_keys", "unexpected_keys"):
+        if info[kind]:
+            keys = sorted(info[kind])
+            raise InputError(f"{problem}: {len(keys)} {kind.replace('_', ' ')}, {keys[0]} first")
+    return processor, model.eval().to(args.device)
+
+
+def check_device(device: str) -> None:
+    """Raise an InputError if PyTorch cannot compute there."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # a build without it; no such name
+        problem = one_line(error).split(". ")[0]
+        raise InputError(f"--device {device}: {problem}") from error
+
+
+def runtime_of(directory: Path) -> Callable[[Any, str, str], Any] | None:
+    """How to load the graphs in a directory, if it has any."""
+    from .. import runtime
+
+    def openvino(directory: Path, device: str, dtype: str) -> Any:
+        hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]
+        options = {"device": device, "ov_config": {"INFERENCE_PRECISION_HINT": hint}}
+        return runtime.OVModelForKeypointMatching.from_pretrained(directory, **options)
+
+    def onnxruntime(directory: Path, device: str, dtype: str) -> Any:
+        providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+        if dtype != "float32" or device not in providers:
+            raise InputError(f"ONNX Runtime is run in float32, on {' or '.join(providers)}, not {dtype} on {device}")
+        return runtime.ORTModelForKeypointMatching.from_pretrained(directory, provider=providers[device])
+
+    for pattern, load in (("openvino_*.xml", openvino), ("*.onnx", onnxruntime)):
+        if any(directory.glob(pattern)):
+            return load
+    return None
+
+
+def apply_options(name: str, args: argparse.Namespace, model: Any) -> None:
+    """Set what the options set; in an exported graph it is what it was made with."""
+    config = model.config
+    detector: Any = config.keypoint_detector_config
+    if hasattr(model, "engine"):
+        if args.max_keypoints not in (None, detector.max_keypoints):
+            raise InputError(f"{name} was exported for {detector.max_keypoints} keypoints: export it again")
+        if args.threshold is not None and args.threshold < config.filter_threshold:
+            raise InputError(f"{name} was exported with the threshold {config.filter_threshold}")
+        return
+    if args.max_keypoints:
+        detector.max_keypoints = args.max_keypoints
+    if args.threshold is not None:
+        config.filter_threshold = args.threshold
