@@ -150,6 +150,8 @@ def licence_of(model_name: str) -> str | None:
     directory = find_checkpoint(model_name)
     if not isinstance(directory, Path) or not (directory / "README.md").is_file():
         return None
-    _, *rest = (directory / "README.md").read_text(errors="replace").split("---\n", 2)
-    head = dict(line.split(": ", 1) for line in (rest[0].splitlines() if rest else []) if ": " in line)
-    return head.get("license_name") or head.get("license")
+    from huggingface_hub import metadata_load
+
+    head = metadata_load(directory / "README.md") or {}
+    licence = head.get("license_name") or head.get("license")
+    return ", ".join(licence) if isinstance(licence, list) else licence
