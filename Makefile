@@ -12,15 +12,16 @@ BIN = .venv/bin
 BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
+PLUGIN = --editable ./optimum-plugin
 EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
-# $(call install,environment,constraints,extra): the environment variables hold for build requirements, too.
+# $(call install,environment,constraints,extra,more packages): the environment variables hold for build requirements, too.
 define install
 @"$(PYTHON)" -c "$(SUPPORTED)" || { echo "Python 3.10 to 3.13 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 @echo "Installing lightglue-hf[$(3)] in $(1) with $(2); this takes a few minutes ..."
 @test -x $(1)/bin/pip || "$(PYTHON)" -m venv $(1)
-@PIP_CONSTRAINT="$(2)" PIP_BUILD_CONSTRAINT="$(2)" PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/pip install -qq --editable ".[$(3)]"
+@PIP_CONSTRAINT="$(2)" PIP_BUILD_CONSTRAINT="$(2)" PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/pip install -qq --editable ".[$(3)]" $(4)
 @touch $(1)/.$(3)
 endef
 
@@ -68,10 +69,10 @@ clean:
 .venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
-.venv-export/.dev-export: pyproject.toml constraints.txt constraints-export.txt
-	$(call install,.venv-export,constraints.txt constraints-export.txt,dev-export)
+.venv-export/.dev-export: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
+	$(call install,.venv-export,constraints.txt constraints-export.txt,dev-export,$(PLUGIN))
 
 # Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.
-.venv-export5/.dev-export: pyproject.toml constraints-export5.txt
-	$(call install,.venv-export5,constraints-export5.txt,dev-export)
+.venv-export5/.dev-export: pyproject.toml optimum-plugin/pyproject.toml constraints-export5.txt
+	$(call install,.venv-export5,constraints-export5.txt,dev-export,$(PLUGIN))
 	@.venv-export5/bin/pip uninstall -qq --yes torchvision

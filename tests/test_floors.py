@@ -128,10 +128,13 @@ def faults(path: Path, source: str) -> list[str]:
     return found
 
 
-FILES = sorted(path for path in PACKAGE.parent.rglob("*.py") if "checkpoints" not in path.parts)
+PLUGIN = Path(__file__).parent.parent / "optimum-plugin"
+FILES = sorted(
+    path for root in (PACKAGE.parent, PLUGIN) for path in root.rglob("*.py") if "checkpoints" not in path.parts
+)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE.parent.parent)))
 def test_imports_point_down(path):
     assert faults(path, path.read_text()) == []
 

@@ -40,6 +40,7 @@ _MODULES = {
     "SIFTForKeypointDetection": "detectors.sift",
     "DoGHardNetConfig": "detectors.configuration_doghardnet",
     "DoGHardNetForKeypointDetection": "detectors.doghardnet",
+    "ExportOptions": "export",
     "OVModelForKeypointMatching": "runtime",
     "ORTModelForKeypointMatching": "runtime",
     "checkpoint": "convert.published",

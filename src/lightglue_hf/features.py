@@ -318,9 +318,10 @@ class KeypointDetector:
         if torch.jit.is_tracing():  # sizes are not numbers: each image is cut out in the graph, and has its columns
             parts = []
             for row in range(pixel_values.shape[0]):
-                (h, w), this = image_sizes[row].unbind(), slice(row, row + 1)
-                regions = None if region is None else region[this, :h, :w]
-                parts.append(self.detect(pixel_values[this, :, :h, :w], regions, fixed_shapes))
+                sides, this = image_sizes[row].unbind(), slice(row, row + 1)
+                inside = tuple(slice(side) for side in sides)
+                regions = None if region is None else region[(this, *inside)]
+                parts.append(self.detect(pixel_values[(this, slice(None), *inside)], regions, fixed_shapes))
             features = KeypointFeatures(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
             features.image_sizes = image_sizes
             return features

@@ -10,20 +10,24 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from lightglue_hf import LightGlueForKeypointMatching, bundled_checkpoint
+from lightglue_hf.convert import convert
 from lightglue_hf.data.textures import render_textures
-from lightglue_hf.export import ExportOptions
+from lightglue_hf.export import ExportOptions, export
 
+from ..weights import weights_file
 from .test_exporter import needs, saved
 
-pytest.importorskip("optimum.commands.optimum_cli")
-from optimum.commands import optimum_cli
-from optimum.commands.register import register_lightglue_hf as plugin
+optimum_cli = pytest.importorskip("optimum.commands.optimum_cli")
+PLUGIN = Path(__file__).parents[2] / "optimum-plugin"
+sys.path.append(str(PLUGIN))  # where it is not installed
+plugin = import_module("optimum.commands.register.register_lightglue_hf")
 
 KWARGS = json.dumps({"max_keypoints": 40, "adaptive": True})
 
@@ -42,7 +46,7 @@ def trained(tmp_path_factory):
 
 
 def in_a_new_process(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    environment = {**os.environ, "PYTHONPATH": f"{PLUGIN.parent / 'src'}{os.pathsep}{PLUGIN}"}
     command = [Path(sys.executable).with_name("optimum-cli"), "export", *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -209,3 +213,51 @@ def test_only_lightglue_is_taken_over(checkpoint, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert not plugin.is_lightglue(str(tmp_path))
     assert not plugin.is_lightglue(str(tmp_path / "nowhere"))
+
+
+def test_checkpoints_by_name(typed, tmp_path):
+    needs("onnx")
+    printed = typed("onnx", "--model", "tiny", "--model-kwargs", '{"parts": ["matcher"]}', tmp_path / "out")
+    assert "matcher, fp32: " in printed
+    assert (tmp_path / "out" / "matcher.onnx").is_file()
+
+
+def test_the_library_does_not_look_like_optimum():
+    """A folder of that name in the package would make transformers take Optimum for installed."""
+    assert not (Path(__file__).parents[2] / "src" / "optimum").exists()
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    "options",
+    [("--weight-format", "fp32"), ("--weight-format", "fp16"), ("--weight-format", "int8"), ("--quant-mode", "int8")],
+    ids=" ".join,
+)
+def test_the_published_checkpoint_in_all_formats(typed, published, options, tmp_path):
+    """SuperPoint + LightGlue: what users can use is not refused."""
+    pytest.importorskip("optimum.intel")
+    if options[0] == "--quant-mode":
+        (tmp_path / "photos").mkdir()
+        for i, canvas in enumerate(render_textures(4, 240, 320, seed=2)):
+            Image.fromarray(canvas).save(tmp_path / "photos" / f"{i}.png")
+        options = (*options, "--dataset", tmp_path / "photos", "--num-samples", 3)
+    printed = typed("openvino", "--model", published, *options, tmp_path / "out")
+    assert "in common with PyTorch" in printed
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("weight_format", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_the_published_parts_in_all_formats(published, format, weight_format, tmp_path):
+    needs(format)
+    options = ExportOptions(parts=("detector", "matcher"), weight_format=weight_format)
+    assert len(export(published, tmp_path / "out", format, options)) >= 2
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    out = tmp_path_factory.mktemp("published") / "superpoint"
+    convert(
+        str(weights_file("superpoint_lightglue.pth")), out, superpoint=str(weights_file("superpoint_v1.pth")), log=str
+    )
+    return out

@@ -74,7 +74,7 @@ class Limits(NamedTuple):
     tail: float
 
 
-# Measured on these pictures, pipelines of fixed depth computed in float32, tiny / the published SuperPoint + LightGlue:
+# Measured on these pictures: pipelines of fixed depth computed in float32, tiny / published SuperPoint + LightGlue:
 #                           keypoints      matches        distance     descriptors      median           tail
 #   OpenVINO  fp32          1 / 1          1 / 1          5e-5 / 5e-5  1e-7 / 1e-7      6e-8 / 0         1e-5 / 4e-5
 #             fp16          .997 / .995    .991 / .997    5e-5 / 5e-5  2e-5 / 4e-5      2e-4 / 1e-4      .013 / .035
@@ -217,7 +217,8 @@ def _partners(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, their_mas
     """For each point the same one in `wanted`, or -1."""
     if not mask.any() or not their_mask.any():
         return np.full(len(found), -1)
-    distances = torch.cdist(*(torch.tensor(np.ascontiguousarray(x), dtype=torch.float64) for x in (found, wanted)))
+    first, second = (torch.from_numpy(np.ascontiguousarray(x)).double() for x in (found, wanted))
+    distances = torch.cdist(first, second)
     distances[~torch.from_numpy(mask)] = math.inf
     distances[:, ~torch.from_numpy(their_mask)] = math.inf
     nearest, mutual, _, _ = mutual_nearest(distances)
@@ -252,11 +253,11 @@ def examples_of(model: LightGlueForKeypointMatching, graph: Graph) -> list[Examp
     for seed, (height, width) in enumerate(((480, 640), (120, 160))):
         shapes = graph.shapes(batch=seed + 1, images=2 * seed + 2, height=height, width=width, keypoints=300)
         if graph.part == "matcher":
-            found.append(_matcher_inputs(model, graph, *shapes["mask"][::2], height, width, seed))
+            found.append(_matcher_inputs(model, graph, shapes["mask"][0], shapes["mask"][2], height, width, seed))
             continue
         shape = shapes["pixel_values"]
         pairs = shape[0] if graph.part == "pipeline" else -(-shape[0] // 2)
-        images = photos(pairs, *shape[-2:], seed)
+        images = photos(pairs, shape[-2], shape[-1], seed)
         if seed:
             images[-1, 1] = 0
         sizes = np.tile(shape[-2:], (pairs, 2, 1))
@@ -273,12 +274,8 @@ def photos(pairs: int, height: int, width: int, seed: int) -> np.ndarray:
     canvases = render_textures(pairs, height, width, seed)
     # output pixel -> input pixel: turned by 3 degrees, a little larger, seen from the side
     warp = (0.97, 0.05, 0.01 * width, -0.05, 0.97, 0.03 * height, 0.02 / width, 0.03 / height)
-    images = np.stack(
-        [
-            np.stack([x, Image.fromarray(x).transform((width, height), Image.Transform.PERSPECTIVE, warp, 2)])
-            for x in canvases
-        ]
-    )
+    seen = [Image.fromarray(x).transform((width, height), Image.Transform.PERSPECTIVE, warp, 2) for x in canvases]
+    images = np.stack([canvases, np.stack([np.asarray(picture) for picture in seen])], 1)
     return np.repeat(images[:, :, None].astype(np.float32) / 255, 3, 2)
 
 
@@ -320,7 +317,7 @@ def random_features(
 
 
 def _reference(model: LightGlueForKeypointMatching, part: str, inputs: Arrays) -> Arrays:
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in inputs.items()}
     with torch.no_grad():
         if part == "matcher":
             outputs: Any = model.match_features(**tensors)

@@ -177,8 +177,8 @@ class KeypointMatchingRuntime:
             keypoints = KeypointFeatures(**{name: torch.as_tensor(value) for name, value in keypoints.items()})
         else:
             keypoints = _tensor(keypoints)
-        others = (_tensor(value) for value in (descriptors, mask, image_sizes, scales, orientations))
-        features = features_of_pairs(self.config, keypoints, *others)
+        others = map(_tensor, (descriptors, mask, image_sizes, scales, orientations))
+        features = features_of_pairs(self.config, keypoints, *tuple(others))  # type: ignore[arg-type] # five of them
         points, sizes = features.keypoints, features.image_sizes
         assert points is not None
         if sizes is None:

@@ -12,7 +12,7 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 
 # Options of Optimum's commands that change the graph of other models, and have no meaning for this one.
-FOREIGN = (
+UNSUPPORTED_OPTIONS = (
     "all_layers awq backup_precision gptq group_size lora_correction monolith optimize quantization_statistics_path"
     " ratio scale_estimation sensitivity_metric slim smooth_quant_alpha sym"
 ).split()
@@ -22,9 +22,13 @@ OPTIMUMS_SIZES = {"batch_size": 2, "height": 64, "width": 64}
 
 
 def is_lightglue(model: str, cache_dir: str | None = None) -> bool:
-    """Whether config.json, in a directory or on the Hub, is LightGlue's."""
+    """Whether it is a checkpoint of lightglue-hf's, or config.json, in a directory or on the Hub, is LightGlue's."""
     from transformers import PretrainedConfig
 
+    from lightglue_hf.convert import published
+
+    if model in published.names():
+        return True
     try:
         config, _ = PretrainedConfig.get_config_dict(model, cache_dir=cache_dir)
     except OSError:  # a model of another library; its own command knows what to say
@@ -38,7 +42,7 @@ def options_of(args: Namespace) -> dict[str, Any]:
     Raises:
         ValueError: an option that does not go with LightGlue, named.
     """
-    foreign = [f"--{name.replace('_', '-')}" for name in FOREIGN if getattr(args, name, None)]
+    foreign = [f"--{name.replace('_', '-')}" for name in UNSUPPORTED_OPTIONS if getattr(args, name, None)]
     if foreign:
         raise ValueError(f"LightGlue is not exported with {', '.join(foreign)}")
     wanted = dict(getattr(args, "model_kwargs", None) or {})
@@ -63,6 +67,7 @@ def options_of(args: Namespace) -> dict[str, Any]:
 
 def run(args: Namespace, backend: str) -> None:
     """Export a LightGlue model as Optimum's options say, and print how it compares with PyTorch."""
+    from lightglue_hf.convert import published
     from lightglue_hf.export import ExportOptions, export
 
     wanted = options_of(args)
@@ -71,12 +76,14 @@ def run(args: Namespace, backend: str) -> None:
         raise ValueError(f"--model-kwargs has the unknown {', '.join(sorted(unknown))}")
     if "parts" in wanted:
         wanted["parts"] = tuple(wanted["parts"])
-    for result in export(args.model, args.output, backend, ExportOptions(**wanted), cache_dir=args.cache_dir):
+    for result in export(
+        published.located(args.model), args.output, backend, ExportOptions(**wanted), cache_dir=args.cache_dir
+    ):
         print(result)
     print(f"wrote {args.output}")
 
 
-def take_over(command: type[BaseOptimumCLICommand], backend: str) -> None:
+def dispatch_lightglue(command: type[BaseOptimumCLICommand], backend: str) -> None:
     """Let a command of Optimum's, which does not know LightGlue, leave it to this package."""
     run_others: Any = command.run
 
@@ -119,10 +126,10 @@ try:
 except ImportError:
     pass
 else:
-    take_over(OVExportCommand, "openvino")
+    dispatch_lightglue(OVExportCommand, "openvino")
 try:
     from optimum.commands.export.onnx import ONNXExportCommand
 except ImportError:
     REGISTER_COMMANDS.append((LightGlueONNXCommand, ExportCommand))
 else:
-    take_over(ONNXExportCommand, "onnx")
+    dispatch_lightglue(ONNXExportCommand, "onnx")
