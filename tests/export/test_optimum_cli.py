@@ -258,6 +258,6 @@ def test_the_published_parts_in_all_formats(published, format, weight_format, tm
 def published(tmp_path_factory):
     out = tmp_path_factory.mktemp("published") / "superpoint"
     convert(
-        str(weights_file("superpoint_lightglue.pth")), out, superpoint=str(weights_file("superpoint_v1.pth")), log=str
+        str(weights_file("superpoint_lightglue.pth")), out, detector=str(weights_file("superpoint_v1.pth")), log=str
     )
     return out
