@@ -112,7 +112,7 @@ def _methods(args: argparse.Namespace) -> tuple[list[Method], dict[str, dict[str
 
     chosen = args.methods or METHODS
     if args.methods is None and not find_spec("cv2"):
-        log(args, "RootSIFT is left out, for want of OpenCV: install lightglue-hf[eval]")
+        log(args, "RootSIFT is left out, OpenCV is not installed: install lightglue-hf[eval]")
         chosen = METHODS[:2]
     methods = []
     about: dict[str, dict[str, str]] = {"weights (MB)": {}, "licence": {}}
