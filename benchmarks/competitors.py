@@ -192,7 +192,7 @@ class KorniaModel(nn.Module):
             filter_threshold=config.filter_threshold,
         )
         tensors = load_file(settings.checkpoint / "model.safetensors")
-        self.matcher.load_state_dict(lightglue_to_cvg(config, tensors, todays_names=True))
+        self.matcher.load_state_dict(lightglue_to_cvg(config, tensors, current_names=True))
         self.matcher.to(settings.device).eval()
 
     def forward(self, pixels: Tensor) -> SimpleNamespace:

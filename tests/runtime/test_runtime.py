@@ -169,8 +169,8 @@ def test_openvino_reshaped_half_and_compiled(checkpoint, tmp_path):
     model.save_pretrained(tmp_path / "fixed")
     assert load("openvino", tmp_path / "fixed", compile=False).axes("pipeline") == model.axes("pipeline")
     halved = model.half()(pixel_values=images)
-    n = halved.matches.shape[2]
-    assert (halved.matches == wanted.matches[:, :, :n]).float().mean() > 0.8
+    n = min(halved.matches.shape[-1], wanted.matches.shape[-1])  # columns of nothing but padding may be left out
+    assert (halved.matches[..., :n] == wanted.matches[..., :n]).float().mean() > 0.8
 
 
 @torch.no_grad()

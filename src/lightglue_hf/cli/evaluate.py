@@ -112,7 +112,7 @@ def _methods(args: argparse.Namespace) -> tuple[list[Method], dict[str, dict[str
 
     chosen = args.methods or METHODS
     if args.methods is None and not find_spec("cv2"):
-        log(args, "RootSIFT is left out, for want of OpenCV: install lightglue-hf[eval]")
+        log(args, "RootSIFT is left out, OpenCV is not installed: install lightglue-hf[eval]")
         chosen = METHODS[:2]
     methods = []
     about: dict[str, dict[str, str]] = {"weights (MB)": {}, "licence": {}}
@@ -150,6 +150,8 @@ def licence_of(model_name: str) -> str | None:
     directory = find_checkpoint(model_name)
     if not isinstance(directory, Path) or not (directory / "README.md").is_file():
         return None
-    _, *rest = (directory / "README.md").read_text(errors="replace").split("---\n", 2)
-    head = dict(line.split(": ", 1) for line in (rest[0].splitlines() if rest else []) if ": " in line)
-    return head.get("license_name") or head.get("license")
+    from huggingface_hub import metadata_load
+
+    head = metadata_load(directory / "README.md") or {}
+    licence = head.get("license_name") or head.get("license")
+    return ", ".join(licence) if isinstance(licence, list) else licence

@@ -28,7 +28,7 @@ def lightglue_probabilities(
         `(2, n)`: probabilities.
     """
     weights = {name.removeprefix("matcher."): tensor.double() for name, tensor in state_dict.items()}
-    todays = any(name.startswith("transformers.") for name in weights)
+    current = any(name.startswith("transformers.") for name in weights)
     layers = sum(name.endswith(".final_proj.weight") for name in weights)
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def lightglue_probabilities(
     outputs = []
     for i in range(layers):
         block, cross = (
-            f"transformers.{i}.{kind}" if todays else f"{kind}.{i}" for kind in ("self_attn", "cross_attn")
+            f"transformers.{i}.{kind}" if current else f"{kind}.{i}" for kind in ("self_attn", "cross_attn")
         )
         packed = linear(f"{block}.Wqkv", x).unflatten(-1, (heads, head_dim, 3)).transpose(1, 2)
         query, key, value = packed.unbind(-1)

@@ -170,8 +170,8 @@ def warped(name: str, rotation: float, scale: float, corners: float) -> Dataset:
     )
 
 
-def _photo(data: Any, name: str, longer_side: int) -> Image.Image:
-    return _resized(Image.fromarray(getattr(data, name)()), longer_side, max)
+def _photo(data: Any, name: str, longest_edge: int) -> Image.Image:
+    return _resized(Image.fromarray(getattr(data, name)()), longest_edge, max)
 
 
 def _resized(image: Image.Image, side: int, which: Callable[..., int]) -> Image.Image:

@@ -74,22 +74,24 @@ class Limits(NamedTuple):
     tail: float
 
 
-# Measured on these pictures: pipelines of fixed depth computed in float32, tiny / published SuperPoint + LightGlue:
-#                           keypoints      matches        distance     descriptors      median           tail
-#   OpenVINO  fp32          1 / 1          1 / 1          5e-5 / 5e-5  1e-7 / 1e-7      6e-8 / 0         1e-5 / 4e-5
-#             fp16          .997 / .995    .991 / .997    5e-5 / 5e-5  2e-5 / 4e-5      2e-4 / 1e-4      .013 / .035
-#             int8          .984 / .884    .973 / .871    1 / 1.4      9e-3 / .018      2e-3 / 3e-3      .081 / .36
-#             calibrated    .964 / .886    .948 / .860    1 / 1.4      .013 / .017      4e-3 / 4e-3      .13 / .48
-#   ONNX      fp32          1 / 1          1 / 1          0 / 0        1e-7 / 1e-7      0 / 0            8e-6 / 3e-5
-#             fp16          .998 / .994    .996 / .997    0 / 0        4e-7 / 5e-5      1e-4 / 9e-5      4e-3 / .038
-#             int8          1 / 1          .997 / .973    0 / 0        1e-7 / 1e-7      2e-3 / 8e-3      .054 / .55
-# (calibrated by one of the pictures of the check). In OpenVINO's bfloat16, which is told and not judged, fp32 weights
-# keep .995 / .980 of the keypoints and .991 / .923 of the matches, and scores differ by 9e-4 / .11 (median).
+# Measured on these pictures, of pipelines of fixed depth computed in float32: least shares of keypoints and matches, then
+# largest distance, descriptors, median and tail, of tiny and published SuperPoint, ALIKED (n16) and DISK with LightGlue,
+# and XFeat with LighterGlue. Calibrated by one of the pictures of the check.
+#                        keypoints           matches             distance   descriptors  median           tail
+#   OpenVINO  fp32       .998 DISK           1                   5e-5       1.2e-7       1.2e-7 XFeat     9.8e-5 XFeat
+#             fp16       .995 SuperPoint     .991 tiny           .006       4.5e-5       4.1e-4 XFeat     .035 SuperPoint
+#             int8       .884 SuperPoint     .871 SuperPoint     1.4        .018         .044 XFeat       .56 XFeat
+#             calibrated .886 SuperPoint     .860 SuperPoint     1.4        .066         .069 XFeat       .58 XFeat
+#   ONNX      fp32       .998 DISK           1                   6e-5       1.2e-7       6.0e-8           2.7e-5 SuperPoint
+#             fp16       .994 SuperPoint     .994 XFeat          .004       4.8e-5       3.5e-4 XFeat     .038 SuperPoint
+#             int8       .998 DISK           .816 XFeat          6e-5       1.2e-7       .14 XFeat        .71 XFeat
+# In OpenVINO's bfloat16, which is told and not judged, of keypoints and matches are kept by tiny .995, .991; SuperPoint
+# .980, .923; ALIKED .934, .909; DISK .937, .915; XFeat .960, .800.
 LIMITS = {
     "fp32": Limits(0.99, 0.99, 0.01, 1e-5, 1e-4, 1e-3),
     "fp16": Limits(0.95, 0.9, 1.5, 1e-3, 5e-3, 0.15),
-    "int8": Limits(0.7, 0.65, 1.5, 0.06, 0.03, 0.7),
-    "calibrated": Limits(0.5, 0.4, 1.5, 0.2, 0.1, 0.9),
+    "int8": Limits(0.7, 0.6, 1.5, 0.06, 0.25, 0.85),
+    "calibrated": Limits(0.5, 0.4, 1.5, 0.2, 0.25, 0.9),
 }
 
 

@@ -26,7 +26,8 @@ from .graphs import (
 )
 
 # What stays in floating point when weights and activations are quantised: positions, and what decides on matches.
-SENSITIVE = [".*positional_encoder.*", ".*match_assignment_layers.*", ".*token_confidence.*"]
+# And ALIKED's descriptor head, one of whose weights NNCF 3.4 gives another number of axes.
+SENSITIVE = [".*positional_encoder.*", ".*match_assignment_layers.*", ".*token_confidence.*", ".*desc_head.*"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
