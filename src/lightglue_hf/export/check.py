@@ -74,19 +74,19 @@ class Limits(NamedTuple):
     tail: float
 
 
-# Measured on these pictures, of pipelines of fixed depth computed in float32: least shares of keypoints and matches, then
-# largest distance, descriptors, median and tail, of tiny and published SuperPoint, ALIKED (n16) and DISK with LightGlue,
-# and XFeat with LighterGlue. Calibrated by one of the pictures of the check.
-#                        keypoints           matches             distance   descriptors  median           tail
-#   OpenVINO  fp32       .998 DISK           1                   5e-5       1.2e-7       1.2e-7 XFeat     9.8e-5 XFeat
-#             fp16       .995 SuperPoint     .991 tiny           .006       4.5e-5       4.1e-4 XFeat     .035 SuperPoint
-#             int8       .884 SuperPoint     .871 SuperPoint     1.4        .018         .044 XFeat       .56 XFeat
-#             calibrated .886 SuperPoint     .860 SuperPoint     1.4        .066         .069 XFeat       .58 XFeat
-#   ONNX      fp32       .998 DISK           1                   6e-5       1.2e-7       6.0e-8           2.7e-5 SuperPoint
-#             fp16       .994 SuperPoint     .994 XFeat          .004       4.8e-5       3.5e-4 XFeat     .038 SuperPoint
-#             int8       .998 DISK           .816 XFeat          6e-5       1.2e-7       .14 XFeat        .71 XFeat
-# In OpenVINO's bfloat16, which is told and not judged, of keypoints and matches are kept by tiny .995, .991; SuperPoint
-# .980, .923; ALIKED .934, .909; DISK .937, .915; XFeat .960, .800.
+# Measured on these pictures, of pipelines of fixed depth computed in float32: the least shares of keypoints and matches,
+# and the largest distance, descriptors, median and tail, of tiny, of published SuperPoint (S), ALIKED n16 (A) and DISK
+# (D) with LightGlue, and of XFeat with LighterGlue (X). Calibrated by one of the pictures of the check.
+#                        keypoints  matches   distance  descriptors  median    tail
+#   OpenVINO  fp32       .998 D     1         5e-5      1.2e-7       1.2e-7 X  9.8e-5 X
+#             fp16       .995 S     .991 tiny .006 A    4.5e-5 S     4.1e-4 X  .035 S
+#             int8       .884 S     .871 S    1.4 S     .018 S       .044 X    .56 X
+#             calibrated .886 S     .860 S    1.4 S     .066 D       .069 X    .58 X
+#   ONNX      fp32       .998 D     1         6e-5      1.2e-7       6.0e-8    2.7e-5 S
+#             fp16       .994 S     .994 X    .004 A    4.8e-5 S     3.5e-4 X  .038 S
+#             int8       .998 D     .816 X    6e-5      1.2e-7       .14 X     .71 X
+# In OpenVINO's bfloat16, which is told and not judged, these shares of keypoints and matches are kept: tiny .995, .991,
+# S .980, .923, A .934, .909, D .937, .915, X .960, .800.
 LIMITS = {
     "fp32": Limits(0.99, 0.99, 0.01, 1e-5, 1e-4, 1e-3),
     "fp16": Limits(0.95, 0.9, 1.5, 1e-3, 5e-3, 0.15),
