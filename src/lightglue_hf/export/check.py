@@ -74,8 +74,8 @@ class Limits(NamedTuple):
     tail: float
 
 
-# Measured on these pictures, of pipelines of fixed depth computed in float32: the least shares of keypoints and matches,
-# and the largest distance, descriptors, median and tail, of tiny, of published SuperPoint (S), ALIKED n16 (A) and DISK
+# Measured on these pictures, of pipelines of fixed depth computed in float32: least shares of keypoints and matches,
+# largest distance, descriptors, median and tail, of tiny, of published SuperPoint (S), ALIKED n16 (A) and DISK
 # (D) with LightGlue, and of XFeat with LighterGlue (X). Calibrated by one of the pictures of the check.
 #                        keypoints  matches   distance  descriptors  median    tail
 #   OpenVINO  fp32       .998 D     1         5e-5      1.2e-7       1.2e-7 X  9.8e-5 X
@@ -85,7 +85,7 @@ class Limits(NamedTuple):
 #   ONNX      fp32       .998 D     1         6e-5      1.2e-7       6.0e-8    2.7e-5 S
 #             fp16       .994 S     .994 X    .004 A    4.8e-5 S     3.5e-4 X  .038 S
 #             int8       .998 D     .816 X    6e-5      1.2e-7       .14 X     .71 X
-# In OpenVINO's bfloat16, which is told and not judged, these shares of keypoints and matches are kept: tiny .995, .991,
+# In bfloat16 on OpenVINO, which is told and not judged, of keypoints and matches are kept: tiny .995, .991,
 # S .980, .923, A .934, .909, D .937, .915, X .960, .800.
 LIMITS = {
     "fp32": Limits(0.99, 0.99, 0.01, 1e-5, 1e-4, 1e-3),
