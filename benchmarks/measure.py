@@ -189,7 +189,13 @@ def memory_job(contestant: Contestant, settings: Settings, pixels: Path) -> dict
 
 
 def peak_memory(job: dict[str, Any]) -> int | None:
-    """Bytes that a call takes beyond the loaded model and its input, in a new process; `None` if not on Linux."""
+    """Bytes that a call takes beyond the loaded model and its input, in a new process; `None` if not on Linux.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return None
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.measure", json.dumps(job)],
         cwd=Path(__file__).parent.parent,
@@ -197,7 +203,9 @@ def peak_memory(job: dict[str, Any]) -> int | None:
         text=True,
         check=False,
     )
-    return int(run.stdout.split()[-1]) if run.returncode == 0 else None
+    if run.returncode:
+        raise RuntimeError(f"measuring memory ended with {run.returncode}: {run.stderr[-2000:]}")
+    return int(run.stdout.split()[-1])
 
 
 def run_alone(job: dict[str, Any]) -> int:

@@ -1,6 +1,7 @@
 """What an import registers with transformers, and what it leaves alone."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,26 @@ print(json.dumps({
     "own": [type(own).__module__.split(".")[0], type(own.keypoint_detector).__module__.split(".")[0]],
 }))
 """
+
+
+FIRST = """
+import os, sys, importlib, torch, lightglue_hf
+for name in sorted(set(lightglue_hf._MODULES.values())):
+    child = os.fork()
+    if not child:
+        importlib.import_module(f"lightglue_hf.{name}")
+        from transformers import AutoImageProcessor
+        os._exit(getattr(AutoImageProcessor, "is_dummy", False))
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{name} cannot be imported first")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each module in a process of its own")
+def test_any_public_module_can_be_the_first_import():
+    """Registration imports modules of ours out of transformers': none may be half made then (transformers 5.5)."""
+    found = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.parametrize("registers", ["1", "0"])

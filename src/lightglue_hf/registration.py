@@ -61,10 +61,6 @@ def register_image_processor() -> None:
         classes = {"torchvision": LightGlueImageProcessor, "pil": LightGlueImageProcessor, "pil_name": pil_name}
         options = {"image_processor_classes": classes}
     AutoImageProcessor.register(LightGlueConfig, **options, exist_ok=True)
-    face: Any = sys.modules["transformers"]
-    if getattr(face.AutoImageProcessor, "is_dummy", False):
-        # transformers 5.5 shows a stand-in that asks for torchvision; the class behind it does without
-        face.AutoImageProcessor = AutoImageProcessor
 
 
 def register_pipeline() -> None:
@@ -84,10 +80,15 @@ REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
 )
 
 
-def replace_stand_in() -> None:
-    """transformers 5.5 shows an `AutoImageProcessor` that asks for torchvision, and does not import the real one."""
-    if "AutoImageProcessor" in getattr(sys.modules["transformers"], "_object_missing_backend", {}):
-        import_module(f"{AUTO}.image_processing_auto")
+def remove_stand_in() -> None:
+    """transformers 5.5 shows an `AutoImageProcessor` that asks for torchvision; the class behind it does without.
+
+    Nothing is imported here: transformers may be imported by a module of ours, which is half made then.
+    """
+    face = sys.modules["transformers"]
+    getattr(face, "_object_missing_backend", {}).pop("AutoImageProcessor", None)
+    if getattr(vars(face).get("AutoImageProcessor"), "is_dummy", False):
+        del face.AutoImageProcessor  # type: ignore[attr-defined]
 
 
 class AfterImport(MetaPathFinder):
@@ -98,7 +99,7 @@ class AfterImport(MetaPathFinder):
         for theirs, ours, register in REGISTRATIONS:
             self.actions[theirs] = lambda ours=ours: import_module(ours)  # type: ignore[misc]
             self.actions[ours] = register
-        self.actions["transformers"] = replace_stand_in
+        self.actions["transformers"] = remove_stand_in
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -126,4 +127,4 @@ def register() -> None:
         if theirs in sys.modules:
             import_module(ours)
     if "transformers" in sys.modules:
-        replace_stand_in()
+        remove_stand_in()
