@@ -2,7 +2,7 @@
 # make test    run the tests on the pinned transformers 4.57
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
-# make test-export5    the same with transformers 5.5 and the Optimum of its generation
+# make test-export5    the same with transformers 5.5 and its Optimum
 # make benchmark    measure it beside transformers and kornia; ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    measure the exported graphs
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
@@ -13,7 +13,7 @@ BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
-EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py
+EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 # $(call install,environment,constraints,extra,more packages): the environment variables hold for build requirements, too.

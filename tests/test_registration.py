@@ -30,7 +30,7 @@ print(json.dumps({
 
 FIRST = """
 import os, sys, importlib, torch, lightglue_hf
-for name in sorted(set(lightglue_hf._MODULES.values())):
+for name in ("configuration_lightglue", "features", "image_processing_lightglue", "convert.published", "export"):
     child = os.fork()
     if not child:
         importlib.import_module(f"lightglue_hf.{name}")
@@ -42,8 +42,8 @@ for name in sorted(set(lightglue_hf._MODULES.values())):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each module in a process of its own")
-def test_any_public_module_can_be_the_first_import():
-    """Registration imports modules of ours out of transformers': none may be half made then (transformers 5.5)."""
+def test_whatever_of_ours_is_imported_first():
+    """Registration imports modules of ours out of transformers': none may be half made then."""
     found = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stderr
 

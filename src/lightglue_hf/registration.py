@@ -80,6 +80,10 @@ REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
 )
 
 
+# these make the module that `import transformers` gives; the second makes it again
+MAKES_THE_FACE = ("transformers", "transformers.processing_utils")
+
+
 def remove_stand_in() -> None:
     """transformers 5.5 shows an `AutoImageProcessor` that asks for torchvision; the class behind it does without.
 
@@ -99,7 +103,8 @@ class AfterImport(MetaPathFinder):
         for theirs, ours, register in REGISTRATIONS:
             self.actions[theirs] = lambda ours=ours: import_module(ours)  # type: ignore[misc]
             self.actions[ours] = register
-        self.actions["transformers"] = remove_stand_in
+        for module in MAKES_THE_FACE:
+            self.actions[module] = remove_stand_in
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
