@@ -1,6 +1,7 @@
 """Files and directories that are there whole or not at all."""
 
 import glob
+import json
 import os
 import shutil
 import stat
@@ -8,6 +9,9 @@ import tempfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from .errors import InputError
 
 try:
     import fcntl
@@ -156,3 +160,22 @@ def regular_file(path: str | os.PathLike[str], largest: int | None = None) -> Pa
     if largest is not None and status.st_size > largest:
         raise OSError(f"{path} has {status.st_size:,} bytes, more than the {largest:,} that are read")
     return path
+
+
+LARGEST_JSON = 1 << 20  # bytes
+
+
+def json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a JSON file.
+
+    Raises:
+        OSError: it is no regular file, or too large.
+        InputError: it is no JSON of fields and values; the file is named.
+    """
+    try:
+        values = json.loads(regular_file(path, LARGEST_JSON).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must have fields with values, in curly brackets")
+    return values
