@@ -24,9 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .utils.validation import inherited_fields
-
 from .utils.tensors import is_traced, vector
+from .utils.validation import inherited_fields
 
 LARGEST = 1e6  # of a descriptor's numbers: products of larger ones overflow
 

@@ -56,17 +56,17 @@ def register_image_processor() -> None:
     from .image_processing_lightglue import LightGlueImageProcessor
 
     model_type = LightGlueConfig.model_type
-    entry = IMAGE_PROCESSOR_MAPPING_NAMES.pop(model_type, None)  # 4.57 searches it before registered classes
-    if "image_processor_classes" in inspect.signature(AutoImageProcessor.register).parameters:  # transformers 5
+    names: Any = IMAGE_PROCESSOR_MAPPING_NAMES
+    auto: Any = AutoImageProcessor
+    entry = names.pop(model_type, None)  # 4.57 searches it before registered classes
+    if "image_processor_classes" in inspect.signature(auto.register).parameters:  # transformers 5
         pil_name = type("LightGlueImageProcessorPil", (LightGlueImageProcessor,), {})
         classes = {"torchvision": LightGlueImageProcessor, "pil": LightGlueImageProcessor, "pil_name": pil_name}
-        AutoImageProcessor.register(LightGlueConfig, image_processor_classes=classes, exist_ok=True)
+        auto.register(LightGlueConfig, image_processor_classes=classes, exist_ok=True)
         if entry is not None:  # names are looked up among registered classes first
-            IMAGE_PROCESSOR_MAPPING_NAMES[model_type] = dict.fromkeys(entry, LightGlueImageProcessor.__name__)
+            names[model_type] = dict.fromkeys(entry, LightGlueImageProcessor.__name__)
     else:
-        AutoImageProcessor.register(
-            LightGlueConfig, slow_image_processor_class=LightGlueImageProcessor, exist_ok=True
-        )
+        auto.register(LightGlueConfig, slow_image_processor_class=LightGlueImageProcessor, exist_ok=True)
         logging.getLogger(AutoImageProcessor.__module__).addFilter(has_another_processor)
 
 

@@ -14,7 +14,20 @@ HOSTILE = (
     *("", "a", "0", "-1", "true", "nan", "../..", "/dev/zero", "\0", "é", "x" * 5000, "superpoint", "bert"),
     *([], {}, [[]], [0], [1, 2], [None], {"a": 1}, {"height": 8}, [0] * 200, [[[[[]]]]]),
 )
-EXTREMES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\0" * 8, b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0\0\xc0\x7f", b"{", b'"')
+EXTREMES = (
+    b"\0",
+    b"\xff",
+    b"\x7f",
+    b"\x80",
+    b"\0" * 8,
+    b"\xff" * 8,
+    b"\xff" * 7 + b"\x7f",
+    b"\0\0\xc0\x7f",
+    b"{",
+    b'"',
+)
+
+NAMES = ("strange", "", "auto_map", "model_type", "dtype", "size", "device", "to_dict", "stride", "id2label")
 
 
 def places(value, path=()):
@@ -49,7 +62,9 @@ def changed_values(draw, value):
         elif action == "delete":
             del parent[last]
         elif action == "add" and isinstance(parent, dict):
-            parent[draw(st.sampled_from(("strange", "", "auto_map", "model_type", "dtype", "size", "device")))] = hostile
+            parent[draw(st.sampled_from(("strange", "", "auto_map", "model_type", "dtype", "size", "device")))] = (
+                hostile
+            )
         else:
             other = value
             for step in draw(st.sampled_from(paths)):

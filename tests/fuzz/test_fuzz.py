@@ -30,8 +30,9 @@ pytestmark = pytest.mark.fuzz
 
 # what Python says of faults of a program
 INTERNAL = re.compile(
-    r"NoneType|object is not|object has no|has no attribute|unsupported operand|positional argument|not supported between"
-    r"|unexpected keyword|indices must be|must be str|not enough values|too many values|unhashable type"
+    r"NoneType|object is not|object has no|has no attribute|unsupported operand|positional argument"
+    r"|not supported between|unexpected keyword|indices must be|must be str"
+    r"|not enough values|too many values|unhashable type"
     r"|can't allocate|bad_alloc|MemoryError|RecursionError"
 )
 

@@ -69,15 +69,17 @@ def replacing(out: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
 
 
 @contextmanager
-def refilling(directory: str | os.PathLike[str], own: Container[str]) -> Iterator[Path]:
+def refilling(directory: str | os.PathLike[str], own: Container[str], key: str) -> Iterator[Path]:
     """A place within a directory for new files, which then become the directory's in place of its old ones.
 
     Old files of the names in `own` go, before the first new one comes, and others stay: whenever a process is killed,
-    there are files of the old set or of the new one, never of both. What a killed process left is removed.
+    there are files of the old set or of the new one, never of both, and all of them if the key is there. What a
+    killed process left is removed.
 
     Args:
         directory: made if it does not exist, and removed again after an error.
         own: names of files that belong to such a set, whether or not there is a new one of it.
+        key: the file without which nobody reads the others; it goes first and comes last.
 
     Raises:
         FileExistsError: another process is at it.
@@ -96,10 +98,11 @@ def refilling(directory: str | os.PathLike[str], own: Container[str]) -> Iterato
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         yield aside
+        (directory / key).unlink(missing_ok=True)
         for file in directory.iterdir():
             if file.name in own:
                 file.unlink()
-        for file in sorted(aside.iterdir()):
+        for file in sorted(aside.iterdir(), key=lambda file: (file.name == key, file.name)):
             file.replace(directory / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

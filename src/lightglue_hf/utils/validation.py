@@ -67,7 +67,9 @@ def inherited_fields(config_class: type, fields: dict[str, Any]) -> dict[str, An
             flag(name, value)
         elif name in TABLES and not isinstance(value, dict):
             raise ValueError(f"{name} must be a dictionary, got {value!r:.100}")
-        elif name in WORDS and not all(isinstance(word, str) for word in (value if isinstance(value, list) else [value])):
+        elif name in WORDS and not all(
+            isinstance(word, str) for word in (value if isinstance(value, list) else [value])
+        ):
             raise ValueError(f"{name} must be text, got {value!r:.100}")
         elif name in DTYPES and not isinstance(value, torch.dtype):
             if not isinstance(getattr(torch, value, None) if isinstance(value, str) else None, torch.dtype):
