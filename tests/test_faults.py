@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForKeypointDetection, AutoModelForKeypointMatching
 
 from lightglue_hf import LightGlueImageProcessor, bundled_checkpoint
+from lightglue_hf.modeling_lightglue import LightGlueKeypointMatchingOutput
 
 from .tiny import LAYERS, SETTINGS, different_pairs, whole_model
 
@@ -338,3 +339,21 @@ def test_26_sizes_of_photos_must_be_those_of_the_batch():
         processor.post_process_keypoint_matching(outputs, torch.tensor([[48, 64]]))
     with pytest.raises(ValueError, match=r"target_sizes|batch"):
         processor.post_process_keypoint_matching(outputs, [((48, 64), (48, 64))])
+
+
+def test_33_indices_of_many_keypoints_stay():
+    """Two of 40,000, beyond what 16 bits count, and with coordinates that tell which."""
+    n = 40_000
+    keypoints = torch.arange(n).float()[:, None].expand(1, 2, n, 2) / n
+    matches = torch.full((1, 2, n), -1)
+    matches[0, 0, 39_999], matches[0, 1, 33_000] = 33_000, 39_999
+    outputs = LightGlueKeypointMatchingOutput(
+        matches=matches,
+        matching_scores=(matches >= 0).float(),
+        keypoints=keypoints,
+        mask=torch.ones(1, 2, n, dtype=torch.int32),
+        image_sizes=torch.full((1, 2, 2), n),
+    )
+    (result,) = LightGlueImageProcessor().post_process_keypoint_matching(outputs, [((n, n), (n, n))])
+    assert result["keypoints0"].round().tolist() == [[39_999, 39_999]]
+    assert result["keypoints1"].round().tolist() == [[33_000, 33_000]]

@@ -6,7 +6,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.activations import ACT2CLS
 
 from .detectors import configuration_class
-from .utils.validation import choice, flag, number, whole_number
+from .utils.validation import choice, flag, inherited_fields, number, whole_number
 
 MOST_LAYERS, MOST_WIDE = 256, 1 << 16  # beyond any network: a mistake, or an attempt to fill the memory
 
@@ -118,7 +118,7 @@ class LightGlueConfig(PretrainedConfig):
         kwargs.pop("intermediate_size", None)
         self.hidden_size = descriptor_dim
         self.intermediate_size = 2 * descriptor_dim
-        super().__init__(**kwargs)
+        super().__init__(**inherited_fields(type(self), kwargs))
 
     @property
     def is_adaptive(self) -> bool:
@@ -160,6 +160,8 @@ def detector_config(config: PretrainedConfig | dict[str, Any] | None, saved: boo
         raise ValueError(f"keypoint_detector_config must be a configuration or a dictionary, got {config!r:.100}")
     config = dict(config or {})
     model_type = config.pop("model_type", "superpoint")
+    if not isinstance(model_type, str):
+        raise ValueError(f"model_type of keypoint_detector_config must be text, got {model_type!r:.100}")
     config_class = configuration_class(model_type)
     if config_class is None and model_type not in CONFIG_MAPPING:
         raise ValueError(
