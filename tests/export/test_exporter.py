@@ -28,7 +28,7 @@ from lightglue_hf.export.exporter import FILES, WRITTEN, Exportable, ExportError
 from lightglue_hf.export.formats import ONNXFormat, run_onnx, run_openvino
 from lightglue_hf.utils.files import refilling
 
-from ..tiny import different_pairs, whole_model
+from ..tiny import LAYERS, different_pairs, whole_model
 from .test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
 
 RUN = {"onnx": run_onnx, "openvino": run_openvino}
@@ -267,6 +267,21 @@ def test_adaptive_graphs_stop_and_prune_as_the_model(backend, adaptive, checkpoi
         prunes |= set(wanted.prune.flatten().tolist())
     assert {1, 3, 4} <= stops
     assert {0, 1, 2, 3} <= prunes
+
+
+def test_adaptive_graphs_give_pairs_up_as_the_model(backend, tmp_path):
+    model = whole_model(use_keypoint_detector=False, rejection_threshold=0.3, depth_confidence=-1)
+    options = ExportOptions(adaptive=True, parts=("matcher",), validate=False)
+    export(saved(tmp_path / "model", model), tmp_path / "out", backend, options)
+    run = runner(backend, tmp_path / "out", "matcher")
+    stops = set()
+    for n in (2, 3, 5, 8, 13, 40):
+        features = some_features(model, 1, np.ones((2, n), bool))
+        wanted = matched(model, features)
+        assert_same(run(arrays(**features)), wanted)
+        stops.add(int(wanted.stop))
+    assert LAYERS in stops, "some are meant to be matched"
+    assert len(stops) > 1, "and others given up"
 
 
 def test_the_runtime_warns_of_nothing(backend, adaptive, fixed):

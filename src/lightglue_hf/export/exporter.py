@@ -129,9 +129,9 @@ class Exportable:
         model.set_attn_implementation("sdpa")
         config = model.config
         if not options.adaptive:
-            config.depth_confidence = config.width_confidence = -1.0
-        elif config.depth_confidence <= 0 and config.width_confidence <= 0:
-            raise ValueError("nothing is adaptive: depth_confidence and width_confidence of the model are <= 0")
+            config.run_all_layers()
+        elif not config.is_adaptive:
+            raise ValueError(f"nothing is adaptive: the model's {' and '.join(CONFIDENCES)} are <= 0")
         if config.use_keypoint_detector:
             detector = config.keypoint_detector_config
             if set(options.parts) != {"matcher"} and not getattr(detector, "exportable", True):
@@ -250,7 +250,7 @@ class Exportable:
             yield {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
-CONFIDENCES = ("depth_confidence", "width_confidence")
+CONFIDENCES = ("depth_confidence", "width_confidence", "rejection_threshold")
 
 
 def _version() -> str:
