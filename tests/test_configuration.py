@@ -69,3 +69,16 @@ def test_a_wrong_value_of_what_transformers_reads_is_named(model_type, field, va
     with pytest.raises(ValueError, match=field):
         config_class(**{field: value})
     assert config_class(dtype="float16", output_hidden_states=True, id2label={0: "a"}, strange=[1]).strange == [1]
+
+
+@pytest.mark.parametrize("model_type", ["lightglue", *DETECTORS])
+def test_what_is_read_at_every_call_is_never_none(model_type):
+    config = (configuration_class(model_type) or LightGlueConfig)()
+    names = ("depth_confidence", "width_confidence", "filter_threshold", "max_keypoints", "keypoint_threshold")
+    names = [name for name in names if hasattr(config, name)]
+    assert len(names) >= 2
+    for name in names:
+        with pytest.raises(ValueError, match=f"{name} must be a number, got None"):
+            setattr(config, name, None)
+        setattr(config, name, 1)
+        assert getattr(config, name) == 1

@@ -48,10 +48,20 @@ def whole_numbers(name: str, values: Any, low: int, high: int = 2**31 - 1) -> li
     return [whole_number(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
 
 
+NUMBERS = ("max_keypoints", "keypoint_threshold", "depth_confidence", "width_confidence", "filter_threshold")
+
+
+def never_none(name: str, value: Any) -> Any:
+    """The value of a field that may be set at any time; a ValueError of `None` where a number is wanted."""
+    if value is None and name in NUMBERS:
+        raise ValueError(f"{name} must be a number, got None")
+    return value
+
+
 FLAGS = ("output_hidden_states", "output_attentions", "return_dict", "torchscript", "tie_word_embeddings")
 ABSENT = ("is_encoder_decoder", "is_decoder", "add_cross_attention", "tie_encoder_decoder")
 TABLES = ("id2label", "label2id", "pruned_heads", "task_specific_params", "quantization_config", "auto_map")
-WORDS = ("architectures", "attn_implementation", "_attn_implementation", "model_type")
+WORDS = ("architectures", "model_type")
 DTYPES = ("dtype", "torch_dtype")
 
 
