@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForKeypointDetection, AutoModelForKeypointMatching
 
-from lightglue_hf import LightGlueImageProcessor, bundled_checkpoint
+from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf.modeling_lightglue import LightGlueKeypointMatchingOutput
 
 from .tiny import LAYERS, SETTINGS, different_pairs, whole_model
@@ -208,6 +208,16 @@ def test_18_no_keypoints_and_no_sizes():
 
 
 # -- 20: numbers that are none
+
+
+@pytest.mark.parametrize("part", ["keypoint_detector", "match_assignment_layers"])
+def test_weights_that_are_not_numbers_are_named(part, tmp_path):
+    model = whole_model()
+    name, weight = next((n, p) for n, p in model.named_parameters() if n.startswith(part))
+    weight.data.view(-1)[0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"NaN or Inf in {name}"):
+        LightGlueForKeypointMatching.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
