@@ -48,8 +48,9 @@ def whole_numbers(name: str, values: Any, low: int, high: int = 2**31 - 1) -> li
     return [whole_number(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
 
 
-NUMBERS = ("max_keypoints", "keypoint_threshold", "filter_threshold")
-NUMBERS += ("depth_confidence", "width_confidence", "rejection_threshold")
+NUMBERS = (
+    "max_keypoints keypoint_threshold depth_confidence width_confidence rejection_threshold filter_threshold"
+).split()
 
 
 def never_none(name: str, value: Any) -> Any:
