@@ -115,6 +115,9 @@ def measure(case: Case, pace: Pace, rates: dict[str, Work], device: str = "cpu")
             if loaded.steps:
                 warm_up(loaded.steps)
             row.figures |= loaded.judge()
+        except ImportError as error:
+            row.status = f"not measured: {error}"
+            continue
         except Exception as error:  # another project's failure is a line of the table, not the end of it
             lines = str(error).splitlines()
             row.status = f"failed: {type(error).__name__}: {lines[0] if lines else ''}"

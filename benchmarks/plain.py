@@ -48,7 +48,8 @@ class PlainGraph(nn.Module):
     def match(self, keypoints: Tensor, descriptors: Tensor, size: Tensor) -> Tensor:
         """Keypoints `(2, n, 2)` in pixels of images of one size (width, height), and `(2, n, d)` -> `(1, 2, n)`."""
         positions = (keypoints - size / 2) / (size.max() / 2)
-        angles = self.model.positional_encoder.projector(positions).repeat_interleave(2, -1)[:, None]
+        angles = self.model.positional_encoder.projector(positions)
+        angles = torch.stack([angles, angles], -1).flatten(-2)[:, None]
         hidden = descriptors
         for i in range(len(self.merged)):
             hidden = self.layer(i, hidden, angles.cos(), angles.sin())
@@ -134,10 +135,10 @@ class PlainMatcher(nn.Module):
 
     def __init__(self, model: LightGlueForKeypointMatching, height: int, width: int) -> None:
         super().__init__()
-        self.graph, self.size = PlainGraph(model), torch.tensor([width, height])
+        self.plain, self.size = PlainGraph(model), torch.tensor([width, height])
 
     def forward(self, keypoints: Tensor, descriptors: Tensor) -> Tensor:
-        return self.graph.match(keypoints, descriptors, self.size)
+        return self.plain.match(keypoints, descriptors, self.size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

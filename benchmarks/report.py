@@ -64,7 +64,7 @@ def markdown(
     lines += [
         f"| {dtype} | {rate.matmuls / 1e9:.0f} | {rate.convolutions / 1e9:.0f} |" for dtype, rate in rates.items()
     ]
-    for key in keys:
+    for key in dict.fromkeys(row.table for row in rows if row.table in keys):
         lines += ["", f"### {TABLES[key].title}", "", *([TABLES[key].note, ""] if TABLES[key].note else [])]
         lines += table([row for row in rows if row.table == key], TABLES[key].columns)
     return "\n".join(lines) + "\n"

@@ -206,15 +206,17 @@ def pair_entry(bench: Workbench, checkpoint: str, contestant: Contestant) -> Ent
 # ---------------------------------------------------------------------------------------------------------------------
 # Detectors
 
+COMPILED = ("aliked",)
+"""Those that torch.compile is tried on, which takes about a minute each."""
+
 
 def detectors(bench: Workbench) -> Iterator[Case]:
     for checkpoint in bench.plan.detectors:
         others = [Contestant(engine) for engine in published.DETECTORS[checkpoint]]
         others += [STOCK] if checkpoint == "superpoint" else []
-        contestants = [*others, Contestant(PYTORCH), Contestant(PYTORCH, compiled=True), Contestant(PYTORCH, BF16)]
+        compiled = [Contestant(PYTORCH, compiled=True)] if checkpoint in COMPILED else []
         entries = [
-            detector_entry(bench, checkpoint, contestant)
-            for contestant in (*contestants, *ours("float32", BF16, engines=(OPENVINO,)))
+            detector_entry(bench, checkpoint, contestant) for contestant in (*others, *compiled, *ours("float32", BF16))
         ]
         baselines = {X_PUBLISHED: PUBLISHED, X_KORNIA: KORNIA, X_TRANSFORMERS: TRANSFORMERS}
         yield Case("detectors", NAMES[checkpoint].split(" + ")[0], entries, baselines)
@@ -384,7 +386,6 @@ def features_once(
 def overlap(bench: Workbench) -> Iterator[Case]:
     """The matcher alone on pairs of different scenes, and what is kept of the pairs of one scene."""
     if not hasattr(LightGlueConfig(), REJECTION):
-        yield Case("overlap", "-", [Entry(WITH, lambda: Loaded([]), missing=[f"LightGlueConfig.{REJECTION} is"])])
         return
     for checkpoint in bench.plan.checkpoints:
         for contestant in ours("float32", BF16):
