@@ -216,7 +216,8 @@ def others(contestant: Contestant, task: Task) -> Callable[[Tensor], list[Matche
     if contestant.engine == PUBLISHED and name == "xfeat":
         matcher = published.lighterglue(directory)
     else:
-        matcher = (published.cvg_lightglue if contestant.engine == PUBLISHED else published.kornia_lightglue)(directory)
+        make = published.cvg_lightglue if contestant.engine == PUBLISHED else published.kornia_lightglue
+        matcher = make(directory, task.device)
     if contestant.engine in published.DETECTORS.get(name, {}):
         detect = published.DETECTORS[name][contestant.engine](task.keypoints)
     else:  # kornia has no SuperPoint: its LightGlue gets the features of ours, which flatters it

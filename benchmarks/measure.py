@@ -68,7 +68,7 @@ class Case:
         table: key of the table it belongs to.
         setting: in words.
         entries: in the order of the rows.
-        baselines: the figure that is the ratio of an entry's time to that of each other, by the entry's name.
+        baselines: the figure that is the ratio of an entry's time (per pair) to that of each other, by the entry's name.
         derive: more figures of the rows, once all of them are measured; by name.
     """
 
@@ -125,6 +125,7 @@ def measure(case: Case, pace: Pace, rates: dict[str, Work], device: str = "cpu")
         if loaded.steps:
             steps[entry.name] = loaded.steps
     times = rounds(steps, pace, device)
+    pairs = {entry.name: entry.pairs for entry in case.entries}
     for entry in case.entries:
         row, taken = rows[entry.name], times.get(entry.name)
         if taken:
@@ -133,8 +134,8 @@ def measure(case: Case, pace: Pace, rates: dict[str, Work], device: str = "cpu")
             row.figures |= {name: x / entry.pairs for name, x in zip(("seconds", "lowest", "highest"), spread)}
             for figure, baseline in case.baselines.items():
                 if baseline in times:
-                    ratios = [a / b for a, b in zip(times[baseline], taken)]
-                    row.figures[figure] = statistics.median(ratios)
+                    each = pairs[baseline] / entry.pairs
+                    row.figures[figure] = statistics.median(a / b for a, b in zip(times[baseline], taken)) / each
             if entry.work is not None and entry.dtype in rates:
                 row.figures["limit"] = entry.work.seconds(rates[entry.dtype]) / spread[0]
         if entry.kept_of is not None:

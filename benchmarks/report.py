@@ -106,7 +106,7 @@ def form(figure: str) -> Callable[[float], str]:
     """How a figure is written."""
     if figure.startswith("times "):
         return "{:.2f}".format
-    if figure in ("correct", "inliers", "keypoints"):
+    if figure in ("correct", "inliers", "keypoints", "pairs a second"):
         return "{:.0f}".format
     if figure in ("peak", "growth", "later growth"):
         return lambda value: f"{value / 2**20:.0f} MiB"
