@@ -132,8 +132,8 @@ class Implementation:
     """A loaded contestant.
 
     Args:
-        match: `(pairs, 2, 3, height, width)` -> an output with `keypoints` `(pairs, 2, n, 2)`, relative, and `matches`;
-            or the list of `Matched` itself.
+        match: `(pairs, 2, 3, height, width)` -> an output with `keypoints` `(pairs, 2, n, 2)`, relative, and
+            `matches`; or the list of `Matched` itself.
         model: for whoever needs more than that; `None` of published code.
     """
 

@@ -1,8 +1,8 @@
-"""A GPU, without network: `python -m benchmarks.gpu` runs the tests marked `gpu`, then measures, in at most six minutes.
+"""A GPU, without network: `python -m benchmarks.gpu` runs the tests marked `gpu`, then measures, in six minutes.
 
-`python -m benchmarks.gpu --pack` first writes what it needs into build/gpu, where there are the published weights: their
-tensors in float16, and photos with their ground truth. Beside those it needs PyTorch, transformers and pytest, and nothing
-is installed. `--device cpu --quick` tries all of it, but for the tests, on one small batch.
+`python -m benchmarks.gpu --pack` first writes what it needs into build/gpu, where the published weights can be had:
+their tensors in float16, and photos with their ground truth. Beside those it needs PyTorch, transformers, scikit-image
+and pytest, and installs nothing. `--device cpu --quick` tries all of it, but for the tests, on one small batch.
 """
 
 import argparse
@@ -125,7 +125,9 @@ def pack() -> None:
         for file in ("config.json", "preprocessor_config.json"):
             shutil.copy(source / file, directory)
         tensors = load_file(source / "model.safetensors")
-        save_file({key: tensor.half() for key, tensor in tensors.items()}, directory / "model.safetensors", {"format": "pt"})
+        save_file(
+            {key: tensor.half() for key, tensor in tensors.items()}, directory / "model.safetensors", {"format": "pt"}
+        )
     arrays = {}
     for i, pair in enumerate(scenes(SCENES)):
         arrays |= {f"{i}-{side}": np.asarray(image) for side, image in enumerate(pair.images)}

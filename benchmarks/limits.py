@@ -35,7 +35,7 @@ class Work:
 
 
 def work_of(call: Callable[[], Any]) -> Work:
-    """The convolutions, linear layers and attention that really run in a call, pruned points and stopped pairs left out.
+    """The convolutions, linear layers and attention that really run in a call: no pruned points, no stopped pairs.
 
     With gradients enabled, for then our models compute images whole: without, in strips that overlap.
     """
@@ -57,8 +57,8 @@ def measured_rates(dtype: torch.dtype, device: str, repeats: int = 12) -> Work:
     """Operations per second: the best of several runs of a linear layer and of a convolution as the models have them.
 
     The linear layer is (2048, 512) by (512, 512), the convolution 3 x 3 with 64 channels on 96 x 640 pixels, channels
-    last: as much as the caches hold. On whole photos it is the memory's rate that is measured. On an accelerator, which
-    these would not fill, both are sixteen times as large.
+    last: as much as the caches hold. On whole photos it is the memory's rate that is measured. On an accelerator,
+    which these would not fill, both are sixteen times as large.
     """
     n = 1 if device == "cpu" else 16
     weight = torch.randn(512, 512, dtype=dtype, device=device)

@@ -68,7 +68,8 @@ class Case:
         table: key of the table it belongs to.
         setting: in words.
         entries: in the order of the rows.
-        baselines: the figure that is the ratio of an entry's time (per pair) to that of each other, by the entry's name.
+        baselines: the name of the figure that says how many times as fast as another entry each is (per pair), and
+            that entry's name.
         derive: more figures of the rows, once all of them are measured; by name.
     """
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -81,7 +80,6 @@ def resident(name: str) -> int:
     """Bytes that Linux counts under that name for this process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return 1024 * int(line.split()[1])
-
 
 
 if __name__ == "__main__":

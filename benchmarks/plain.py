@@ -131,7 +131,7 @@ def local_maxima(scores: Tensor, radius: int) -> Tensor:
 
 
 class PlainMatcher(nn.Module):
-    """The matcher of the plain graph alone: keypoints `(2, n, 2)` in pixels, descriptors `(2, n, d)` -> `(1, 2, n)`."""
+    """The plain graph's matcher: keypoints `(2, n, 2)` in pixels, descriptors `(2, n, d)` -> `(1, 2, n)`."""
 
     def __init__(self, model: LightGlueForKeypointMatching, height: int, width: int) -> None:
         super().__init__()

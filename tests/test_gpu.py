@@ -99,7 +99,9 @@ def packed_by_torch(module: Any, query: Tensor, key: Tensor, value: Tensor, mask
     if lengths[0] is None:
         starts = torch.arange(0, (images + 1) * n, n, dtype=torch.int32, device=query.device)
         lengths = [starts, starts, n, n]
-    packed = [x.transpose(1, 2).flatten(0, 1).contiguous() for x in (query * kwargs["scaling"] * width**0.5, key, value)]
+    packed = [
+        x.transpose(1, 2).flatten(0, 1).contiguous() for x in (query * kwargs["scaling"] * width**0.5, key, value)
+    ]
     attended = varlen_attn(*packed, *lengths)
     return attended.unflatten(0, (images, n)), None
 
