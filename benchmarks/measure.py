@@ -2,12 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .limits import Work, synchronize
 
+WARM_UP = 3  # steps: where there are many they are alike
 Step = tuple[float, Callable[[], Any]]
 """How often a call is made in the whole that the row stands for, and the call."""
 
@@ -113,8 +114,8 @@ def measure(case: Case, pace: Pace, rates: dict[str, Work], device: str = "cpu")
             continue
         try:
             loaded = entry.load()
-            if loaded.steps:
-                warm_up(loaded.steps)
+            for _, call in loaded.steps[:WARM_UP]:
+                call()
             row.figures |= loaded.judge()
         except ImportError as error:
             row.status = f"not measured: {error}"
@@ -144,11 +145,6 @@ def measure(case: Case, pace: Pace, rates: dict[str, Work], device: str = "cpu")
     if case.derive is not None:
         case.derive(rows)
     return list(rows.values())
-
-
-def warm_up(steps: Iterable[Step]) -> None:
-    for _, call in steps:
-        call()
 
 
 def keep(row: Row, reference: Row) -> None:

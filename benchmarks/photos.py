@@ -45,12 +45,15 @@ def pairs_of_images(images: int) -> list[tuple[int, int]]:
     return list(combinations(range(images), 2))
 
 
-def sampled_pairs(images: int) -> list[tuple[int, int]]:
-    """One pair of the same scene and as many of different scenes as there are for each such pair: a fair sample."""
+def sampled_pairs(images: int, same: int = 2, different: int = 6) -> list[tuple[float, list[tuple[int, int]]]]:
+    """Of all pairs some of one scene, which overlap, and some of different ones; before them, how many each stands for."""
     everything = pairs_of_images(images)
-    others = [(i, j) for i, j in everything if i // 2 != j // 2]
-    scenes = images // 2
-    return [(0, 1), *others[:: max(1, scenes)][: len(others) // scenes]]
+    sampled = []
+    for overlap, count in ((True, same), (False, different)):
+        kind = [(i, j) for i, j in everything if (i // 2 == j // 2) == overlap]
+        chosen = kind[:: max(1, len(kind) // count)][:count]
+        sampled.append((len(kind) / len(chosen), chosen))
+    return sampled
 
 
 def correct_matches(pair: Pair, matched: Matched, height: int, width: int) -> int:

@@ -74,6 +74,11 @@ def named(checkpoint: str) -> str:
     return NAMES.get(checkpoint, checkpoint)
 
 
+def of_plan(bench: Workbench, *checkpoints: str) -> list[str]:
+    """Those of the checkpoints that the plan has."""
+    return [checkpoint for checkpoint in checkpoints if checkpoint in bench.plan.checkpoints]
+
+
 @dataclass(frozen=True)
 class Plan:
     """How much of everything.
@@ -105,7 +110,7 @@ class Plan:
     width: int = WIDTH
 
 
-QUICK = Plan(("xfeat",), ("xfeat",), scenes=2, judged=2, photos=6, batch=4, sizes=10)
+QUICK = Plan(("xfeat",), ("xfeat",), scenes=2, judged=2, photos=6, batch=4, many=1024, sizes=10)
 
 
 @dataclass
@@ -166,6 +171,8 @@ def ours(*precisions: str, engines: tuple[str, ...] = (PYTORCH, OPENVINO)) -> li
 # ---------------------------------------------------------------------------------------------------------------------
 # Pairs
 
+CALIBRATED = ("xfeat", "aliked", "superpoint")
+"""Those that are also measured in int8, for which calibration takes half a minute each."""
 PAIR_CONTESTANTS = {
     "xfeat": [Contestant(PUBLISHED)],
     "aliked": [Contestant(PUBLISHED), Contestant(KORNIA)],
@@ -184,7 +191,7 @@ PAIR_CONTESTANTS = {
 def pairs(bench: Workbench) -> Iterator[Case]:
     for checkpoint in bench.plan.checkpoints:
         contestants = [*PAIR_CONTESTANTS.get(checkpoint, []), *ours("float32", BF16)]
-        contestants.append(Contestant(OPENVINO, INT8, ALL_LAYERS))
+        contestants += [Contestant(OPENVINO, INT8, ALL_LAYERS)] if checkpoint in CALIBRATED else []
         entries = [replace(pair_entry(bench, "superpoint", STOCK), name=f"{TRANSFORMERS}, {NAMES['superpoint']}")]
         entries += [pair_entry(bench, checkpoint, contestant) for contestant in contestants]
         baselines = {X_TRANSFORMERS: entries[0].name, X_PUBLISHED: PUBLISHED}
@@ -348,37 +355,40 @@ def matched_points(features: KeypointFeatures, matches: Tensor) -> list[Matched]
 
 
 def collection(bench: Workbench) -> Iterator[Case]:
-    """Features of all photos once, then a fair sample of their pairs, whose time is scaled to all pairs."""
+    """Features of all photos once, then a sample of their pairs, whose time is scaled to all pairs."""
     n = bench.plan.photos
     sample = sampled_pairs(n)
-    times = len(pairs_of_images(n)) / len(sample)
     baseline = f"{TRANSFORMERS}, {NAMES['superpoint']}, pair by pair"
 
     def transformers() -> Loaded:
         implementation = load(STOCK, bench.task("superpoint"))
         photos = bench.photos("superpoint", n)
-        steps = [(times, partial(implementation.match, photos[torch.tensor(pair)][None])) for pair in sample]
+        steps = [
+            (times, partial(implementation.match, photos[torch.tensor(pair)][None]))
+            for times, pairs in sample
+            for pair in pairs
+        ]
         first = partial(implementation.match, photos[None, :2])
         return Loaded(steps, lambda: bench.judged(lambda _: implementation.matched(first())[0], count=1))
 
     entries = [Entry(baseline, transformers, missing=STOCK.missing())]
-    for checkpoint in ("xfeat", "superpoint"):
+    for checkpoint in of_plan(bench, "xfeat", "superpoint"):
         for contestant in ours("float32", BF16):
             entries.append(
                 Entry(
                     f"{named(checkpoint)}, {contestant.name}",
-                    partial(features_once, bench, checkpoint, contestant, sample, times),
+                    partial(features_once, bench, checkpoint, contestant, sample),
                     goals=GOALS.get(("collection", checkpoint, contestant.name), ()),
                     missing=contestant.missing(),
                 )
             )
-    setting = f"{n} photos, {len(pairs_of_images(n))} pairs (measured: {len(sample)}, one of which overlaps)"
+    (_, same), (_, different) = sample
+    measured = f"measured: {len(same)} that overlap, {len(different)} that do not"
+    setting = f"{n} photos, {len(pairs_of_images(n))} pairs ({measured})"
     yield Case("collection", setting, entries, {X_TRANSFORMERS: baseline})
 
 
-def features_once(
-    bench: Workbench, checkpoint: str, contestant: Contestant, sample: list[tuple[int, int]], times: float
-) -> Loaded:
+def features_once(bench: Workbench, checkpoint: str, contestant: Contestant, sample: Any) -> Loaded:
     task, photos = bench.task(checkpoint), bench.photos(checkpoint, bench.plan.photos)
     found: list[KeypointFeatures] = []
     if contestant.engine == OPENVINO:
@@ -392,10 +402,11 @@ def features_once(
     def extract() -> None:
         found[:] = [KeypointFeatures.cat([detector(part) for part in photos.split(size)])]
 
-    def match() -> list[Matched]:
-        return matcher(found[0].pairs(sample))
+    def match(pairs: list[tuple[int, int]]) -> list[Matched]:
+        return matcher(found[0].pairs(pairs))
 
-    return Loaded([(1, extract), (times, match)], lambda: bench.judged(lambda _: match()[0], count=1))
+    batches = [(times, partial(match, pairs)) for times, pairs in sample]
+    return Loaded([(1, extract), *batches], lambda: bench.judged(lambda _: match([(0, 1)])[0], count=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -406,8 +417,8 @@ def overlap(bench: Workbench) -> Iterator[Case]:
     """The matcher alone on pairs of different scenes, and what is kept of the pairs of one scene."""
     if not hasattr(LightGlueConfig(), REJECTION):
         return
-    for checkpoint in bench.plan.checkpoints:
-        for contestant in ours("float32", BF16):
+    for checkpoint in of_plan(bench, "xfeat", "aliked", "superpoint"):
+        for contestant in ours("float32"):
             entries = [
                 Entry(
                     name,
@@ -477,7 +488,7 @@ def only_judged(bench: Workbench, checkpoint: str, contestant: Contestant) -> Lo
 def batches(bench: Workbench) -> Iterator[Case]:
     """The same pairs one at a time and together; and what stopping early saves of the matcher's time."""
     count, keypoints = bench.plan.batch, bench.plan.batch_keypoints
-    for checkpoint in ("superpoint", "xfeat"):
+    for checkpoint in of_plan(bench, "superpoint", "xfeat"):
         for contestant in ours("float32", BF16, engines=(PYTORCH,)):
             entries = [
                 Entry(
@@ -490,6 +501,8 @@ def batches(bench: Workbench) -> Iterator[Case]:
             ]
             setting = f"{named(checkpoint)}, {contestant.name}: {count} pairs of {keypoints} keypoints"
             yield Case("batches", setting, entries, {X_ONE: ONE_BY_ONE})
+    if "superpoint" not in bench.plan.checkpoints:
+        return
     for contestant in ours("float32", BF16, engines=(PYTORCH,)):
         entries = [
             Entry(
@@ -548,7 +561,7 @@ def share_saved(promised: float, rows: dict[str, Row]) -> None:
 def peak_memory(bench: Workbench) -> Iterator[Case]:
     """SuperPoint's threshold is 0 here, so that there are as many keypoints as are asked for."""
     task = bench.task("superpoint", bench.plan.many, detector={"keypoint_threshold": 0.0})
-    contestants = [STOCK, *ours("float32", BF16)]
+    contestants = [STOCK, *ours("float32")]
 
     def derive(rows: dict[str, Row]) -> None:
         whole = rows[STOCK.name].figures.get("peak")
@@ -658,8 +671,8 @@ TABLES = {
         PERFORMANCE,
         collection,
         ("time", X_TRANSFORMERS, "correct"),
-        "All pairs of the photos, features once each. The time of a sample of the pairs, of which as many overlap as "
-        "of all, is scaled to all of them.",
+        "All pairs of the photos, features once each. The times of some pairs that overlap and of some that do not "
+        "are scaled to all such pairs.",
     ),
     "overlap": Table(
         "Pairs without overlap",

@@ -126,15 +126,13 @@ def test_keypoints_in_common():
 
 
 def test_the_sample_of_pairs_is_fair():
-    everything, sample = pairs_of_images(20), sampled_pairs(20)
-    assert len(everything) == 190
-    assert len(set(sample)) == len(sample) == 19
-
-    def same(pairs):
-        return sum(i // 2 == j // 2 for i, j in pairs)
-
-    assert same(sample) / len(sample) == same(everything) / len(everything)
-    assert len({i for pair in sample for i in pair}) > 10
+    assert len(pairs_of_images(20)) == 190
+    (same_times, same), (different_times, different) = sampled_pairs(20)
+    assert all(i // 2 == j // 2 for i, j in same)
+    assert not any(i // 2 == j // 2 for i, j in different)
+    assert (len(set(same)), len(set(different))) == (2, 6)
+    assert same[0] == (0, 1)  # which has a truth
+    assert (len(same) * same_times, len(different) * different_times) == (10, 180)
 
 
 # -- measuring
