@@ -46,7 +46,7 @@ def pairs_of_images(images: int) -> list[tuple[int, int]]:
 
 
 def sampled_pairs(images: int, same: int = 2, different: int = 6) -> list[tuple[float, list[tuple[int, int]]]]:
-    """Of all pairs some of one scene, which overlap, and some of different ones; before them, how many each stands for."""
+    """How many pairs each of these stands for: some of one scene, which overlap, and some of different ones."""
     everything = pairs_of_images(images)
     sampled = []
     for overlap, count in ((True, same), (False, different)):
