@@ -111,7 +111,8 @@ class Task:
 
     def directory(self, form: str = ADAPTIVE) -> Path:
         """The checkpoint with these settings, as every contestant reads it."""
-        static = {"depth_confidence": -1.0, "width_confidence": -1.0} if form != ADAPTIVE else {}
+        off = {"depth_confidence": -1.0, "width_confidence": -1.0, "rejection_threshold": 0.0}
+        static = off if form != ADAPTIVE else {}
         changes = self.detector | {"max_keypoints": self.keypoints}, self.matcher | static
         key = "-".join(f"{name}={value}" for change in changes for name, value in sorted(change.items()))
         directory = self.scratch / f"{Path(self.checkpoint).name}-{key}"

@@ -196,9 +196,9 @@ def picture(rows: list[Row], file: Path) -> bool:
         axes.annotate(
             "transformers:\nSuperPoint + LightGlue",
             (x, y),
-            (0, -12),
+            (8, -12),
             textcoords="offset points",
-            ha="center",
+            ha="right",
             va="top",
         )
     axes.set_xscale("log")
@@ -206,7 +206,8 @@ def picture(rows: list[Row], file: Path) -> bool:
     ticks = [t for t in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if within(t, axes.get_xlim())]
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(0, 1.08 * max(row.figures["correct"] for row in points))
+    counts = [row.figures["correct"] for row in points]
+    axes.set_ylim(0.8 * min(counts), 1.05 * max(counts))
     axes.set_xlabel("milliseconds for a pair, detector included")
     axes.set_ylabel("correct matches of a stereo pair")
     axes.grid(alpha=0.3)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightglue_hf import KeypointFeatures, LightGlueConfig
+from lightglue_hf import KeypointFeatures
 from lightglue_hf.evaluation.datasets import Pair
 
 from . import memory, published
@@ -65,8 +65,7 @@ X_TRANSFORMERS, X_PUBLISHED, X_KORNIA, X_PLAIN, X_ONE = (
 )
 X_WITHOUT = "times without"
 WITHOUT, WITH = "without rejection", "early rejection"
-REJECTION = "rejection_confidence"  # a field of LightGlueConfig
-REJECTION_CONFIDENCE = 0.1
+REJECTION = {"xfeat": 0.05, "aliked": 0.05, "superpoint": 0.05}  # as docs/checkpoints.md recommends
 ONE_BY_ONE, TOGETHER = "one at a time", "together"
 
 
@@ -415,9 +414,7 @@ def features_once(bench: Workbench, checkpoint: str, contestant: Contestant, sam
 
 def overlap(bench: Workbench) -> Iterator[Case]:
     """The matcher alone on pairs of different scenes, and what is kept of the pairs of one scene."""
-    if not hasattr(LightGlueConfig(), REJECTION):
-        return
-    for checkpoint in of_plan(bench, "xfeat", "aliked", "superpoint"):
+    for checkpoint in of_plan(bench, *REJECTION):
         for contestant in ours("float32"):
             entries = [
                 Entry(
@@ -428,7 +425,7 @@ def overlap(bench: Workbench) -> Iterator[Case]:
                     goals=GOALS.get(("overlap", "", name), ()),
                     missing=contestant.missing(),
                 )
-                for name, settings in ((WITHOUT, {}), (WITH, {REJECTION: REJECTION_CONFIDENCE}))
+                for name, settings in ((WITHOUT, {}), (WITH, {"rejection_threshold": REJECTION[checkpoint]}))
             ]
             yield Case("overlap", f"{named(checkpoint)}, {contestant.name}", entries, {X_WITHOUT: WITHOUT})
 
