@@ -49,7 +49,7 @@ pytest.importorskip("skimage")
 HEIGHT, WIDTH, KEYPOINTS = 96, 128, 64
 ONCE = Pace(seconds=0, fewest=1, most=1)
 RATES = {"float32": Work(1e9, 1e9), "bfloat16": Work(1e9, 1e9)}
-PLAN = Plan(("small",), (), KEYPOINTS, 2, 3, 4, 3, KEYPOINTS, KEYPOINTS, 3, HEIGHT, WIDTH)
+PLAN = Plan(("superpoint",), (), KEYPOINTS, 2, 3, 4, 3, KEYPOINTS, KEYPOINTS, 3, HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +243,16 @@ def test_a_pair_is_measured_and_judged(bench, task, monkeypatch):
     assert {"seconds", "correct", "inliers", "limit", X_TRANSFORMERS} <= rows[0].figures.keys()
 
 
-@pytest.mark.parametrize("key", ["batches", "precision", "overlap", "collection"])
+@pytest.mark.parametrize(
+    "key", ["batches", "overlap", "collection", pytest.param("precision", marks=pytest.mark.slow)]
+)
 def test_tables_run(bench, task, monkeypatch, key):
     """With one small checkpoint in the place of all; what needs a runtime says so where it is not installed."""
     monkeypatch.setattr(Workbench, "task", lambda *_, **__: task)
     rows = run(bench, [key], ONCE, RATES)
-    failed = [row for row in rows if row.status.startswith("failed")]
-    assert not failed
-    assert all(row.status == "ok" for row in rows if not row.contestant.split(", ")[-1].startswith(OPENVINO))
+    assert len(rows) > 3
+    assert [row.status for row in rows if row.status.startswith("failed")] == []
+    assert all(row.status == "ok" for row in rows if OPENVINO not in f"{row.setting}, {row.contestant}")
 
 
 def test_memory_of_a_call_is_measured(task):
