@@ -199,6 +199,14 @@ def test_18_no_keypoints_in_either_image(depth, width, rejection):
     assert loss == 0
 
 
+@torch.no_grad()
+def test_18_no_keypoints_and_no_sizes():
+    keypoints, descriptors = torch.zeros(2, 2, 0, 2), torch.zeros(2, 2, 0, 16)
+    for depth, width, rejection in SETTINGS:
+        model = whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
+        assert model(keypoints=keypoints, descriptors=descriptors).matches.shape == (2, 2, 0)
+
+
 # -- 20: numbers that are none
 
 

@@ -6,7 +6,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.activations import ACT2CLS
 
 from .detectors import configuration_class
-from .utils.validation import choice, flag, inherited_fields, number, whole_number
+from .utils.validation import choice, flag, inherited_fields, never_none, number, whole_number
 
 MOST_LAYERS, MOST_WIDE = 256, 1 << 16  # beyond any network: a mistake, or an attempt to fill the memory
 
@@ -129,6 +129,9 @@ class LightGlueConfig(PretrainedConfig):
         """Turn all that off: every keypoint of every pair goes through every layer."""
         self.depth_confidence = self.width_confidence = -1.0
         self.rejection_threshold = 0.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, never_none(name, value))
 
     @property
     def num_input_features(self) -> int:

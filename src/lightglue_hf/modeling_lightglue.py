@@ -87,6 +87,8 @@ def normalize_keypoints(keypoints: Tensor, mask: Tensor | None, image_sizes: Ten
     """
     if image_sizes is not None:
         size = image_sizes.flip(-1).to(keypoints.dtype)
+    elif keypoints.shape[-2] == 0:
+        return keypoints
     else:
         low, high = keypoints, keypoints
         if mask is not None:

@@ -16,7 +16,7 @@ COMMON = {
     "suppress_health_check": list(hypothesis.HealthCheck),
     "phases": (hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink),
 }
-hypothesis.settings.register_profile("fuzz", max_examples=int(os.environ.get("CASES", "40")), **COMMON)
+hypothesis.settings.register_profile("fuzz", max_examples=int(os.environ.get("CASES", "30")), **COMMON)
 
 
 class OutOfBounds(BaseException):

@@ -9,7 +9,7 @@ import zipfile
 from hypothesis import strategies as st
 
 HOSTILE = (
-    *(None, True, False, 0, 1, -1, 7, 2**31, 2**63, -(2**63), 10**40),
+    *(None, True, False, 0, 1, -1, 7, 999, 1024, 16384, 10**5, 2**31 - 1, 2**31, 2**63, -(2**63), 10**40),
     *(0.5, -0.0, 1e308, float("nan"), float("inf"), -float("inf")),
     *("", "a", "0", "-1", "true", "nan", "../..", "/dev/zero", "\0", "é", "x" * 5000, "superpoint", "bert"),
     *([], {}, [[]], [0], [1, 2], [None], {"a": 1}, {"height": 8}, [0] * 200, [[[[[]]]]]),

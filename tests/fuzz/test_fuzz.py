@@ -1,7 +1,7 @@
 """Broken input to the commands: it works, or one line says what is wrong, in bounded time and memory.
 
 Configurations, weights, pickles, photos, recipes and exported graphs, each changed at random places, in an order that
-`--hypothesis-seed` decides. `make fuzz` runs some forty cases of each, `CASES=1000 make fuzz` as many as one likes.
+`--hypothesis-seed` decides. `make fuzz` runs thirty cases of each, `CASES=1000 make fuzz` as many as one likes.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
-from ..utils.validation import flag, number, whole_number, whole_numbers
+from ..utils.validation import MOST_RADIUS, flag, number, whole_number, whole_numbers
 
 STAGES = 4  # of the encoder
 MOST_WIDE = 1 << 14
@@ -60,7 +60,7 @@ class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
         self.num_sample_positions = whole_number("num_sample_positions", num_sample_positions, 1, 1024)
         self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
         self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
         self.fallback_to_mean = flag("fallback_to_mean", fallback_to_mean)
         super().__init__(**kwargs)
 

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
-from ..utils.validation import flag, number, whole_number
+from ..utils.validation import MOST_RADIUS, flag, number, whole_number
 
 MOST_LAYERS = 64  # of an octave, each an image
 
@@ -32,7 +32,7 @@ class DifferenceOfGaussiansConfig(KeypointDetectorConfig, PretrainedConfig):
         self.edge_threshold = number("edge_threshold", edge_threshold)
         self.num_octave_layers = whole_number("num_octave_layers", num_octave_layers, 1, MOST_LAYERS)
         self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
         self.precise_upscale = flag("precise_upscale", precise_upscale)
         super().__init__(**kwargs)
 

@@ -15,6 +15,9 @@ def whole_number(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
     return int(value)
 
 
+MOST_RADIUS = 1024  # pixels; score maps are padded by as many
+
+
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number from `low` to `high`."""
     real = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
@@ -45,9 +48,20 @@ def whole_numbers(name: str, values: Any, low: int, high: int = 2**31 - 1) -> li
     return [whole_number(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
 
 
+NUMBERS = ("max_keypoints", "keypoint_threshold", "depth_confidence", "width_confidence", "filter_threshold")
+
+
+def never_none(name: str, value: Any) -> Any:
+    """The value of a field that may be set at any time; a ValueError of `None` where a number is wanted."""
+    if value is None and name in NUMBERS:
+        raise ValueError(f"{name} must be a number, got None")
+    return value
+
+
 FLAGS = ("output_hidden_states", "output_attentions", "return_dict", "torchscript", "tie_word_embeddings")
+ABSENT = ("is_encoder_decoder", "is_decoder", "add_cross_attention", "tie_encoder_decoder")
 TABLES = ("id2label", "label2id", "pruned_heads", "task_specific_params", "quantization_config", "auto_map")
-WORDS = ("architectures", "attn_implementation", "_attn_implementation", "model_type")
+WORDS = ("architectures", "model_type")
 DTYPES = ("dtype", "torch_dtype")
 
 
@@ -65,6 +79,8 @@ def inherited_fields(config_class: type, fields: dict[str, Any]) -> dict[str, An
             continue
         if name in FLAGS:
             flag(name, value)
+        elif name in ABSENT and value:
+            raise ValueError(f"{name} must be false, got {value!r:.100}")
         elif name in TABLES and not isinstance(value, dict):
             raise ValueError(f"{name} must be a dictionary, got {value!r:.100}")
         elif name in WORDS and not all(
