@@ -181,10 +181,11 @@ def test_half_precision_of_weights_and_under_autocast(dtype: torch.dtype) -> Non
     close(found, expected, 0.05)
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_a_batch_equals_its_singles(depth: float, width: float) -> None:
-    model = whole_model(depth_confidence=depth, width_confidence=width).to(DEVICE)
+def test_a_batch_equals_its_singles(depth: float, width: float, rejection: float) -> None:
+    settings = {"depth_confidence": depth, "width_confidence": width, "rejection_threshold": rejection}
+    model = whole_model(**settings).to(DEVICE)
     pixels = different_pairs().to(DEVICE)
     together = model(pixels)
     for i in range(len(pixels)):
