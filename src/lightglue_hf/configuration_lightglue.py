@@ -25,8 +25,8 @@ class LightGlueConfig(PretrainedConfig):
         num_key_value_heads: of grouped-query attention; `num_attention_heads` by default.
         depth_confidence: a pair stops when more than this share of its keypoints is confident; <= 0 runs all layers.
         width_confidence: keypoints this certain to be unmatchable are pruned; <= 0 keeps all.
-        rejection_threshold: a pair is given up, without matches, when after the first or the second layer fewer than
-            this share of the keypoints of its poorer image have a match; 0 gives up none. For collections most of
+        rejection_threshold: a pair is given up, without matches, when after the second layer fewer than this share
+            of the keypoints of its poorer image have a match; 0 gives up none. For collections most of
             whose pairs show different things: see docs/checkpoints.md for what each published checkpoint bears.
         filter_threshold: a match's score is strictly greater.
         pruning_min_keypoints: an image with at most so many remaining keypoints is not pruned; -1 always prunes.

@@ -32,9 +32,10 @@ MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but pad
 PADDING_OFFSET = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
 POINTS_AT_ONCE = 1 << 12  # on a CPU, of all pairs that are matched together; with more, the caches do not hold a layer
 UNMATCHED, IGNORED = -1, -2  # in labels
-# Pairs are given up after one of the first layers, if at all. With published checkpoints and 1024 keypoints 3 to 6% of
-# them match after the first where nothing overlaps, and 16 to 24% where something does (medians; docs/performance.md).
-REJECTING_LAYERS = 2
+# The layer, from 0, after which pairs are given up, if at all. With published checkpoints and 1024 keypoints 1 to 5% of
+# them match after it where nothing overlaps, and 18 to 30% where something does (medians); the layer before cannot tell
+# a repeated texture from that.
+REJECTING_LAYER = 1
 
 
 @dataclass
@@ -952,7 +953,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             unsure = ((confidence < threshold) & exists).sum((1, 2))
             stopped = 1 - unsure / initial.sum(1) > config.depth_confidence
             keep = confidence <= threshold
-        if config.rejection_threshold > 0 and i < REJECTING_LAYERS:
+        if config.rejection_threshold > 0 and i == REJECTING_LAYER:
             matches, _ = assignment_layer(descriptors, exists).matches(config.filter_threshold)
             share = (matches[:, 0] >= 0).sum(-1) / initial.amin(1)
             rejected = (share < config.rejection_threshold) & ~stopped
