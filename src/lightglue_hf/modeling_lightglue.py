@@ -32,9 +32,9 @@ MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but pad
 PADDING_OFFSET = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
 POINTS_AT_ONCE = 1 << 12  # on a CPU, of all pairs that are matched together; with more, the caches do not hold a layer
 UNMATCHED, IGNORED = -1, -2  # in labels
-# The layer, from 0, after which pairs are given up, if at all. With published checkpoints and 1024 keypoints 1 to 5% of
-# them match after it where nothing overlaps, and 18 to 30% where something does (medians); the layer before cannot tell
-# a repeated texture from that.
+# The layer, from 0, after which pairs are given up, if at all. With published checkpoints 1 to 5% of 1024 keypoints
+# match after it where nothing overlaps, and 18 to 30% where something does (medians); one layer earlier a repeated
+# texture looks the same as that.
 REJECTING_LAYER = 1
 
 
