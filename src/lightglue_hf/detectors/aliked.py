@@ -395,7 +395,7 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
 
         Both are of four stages, at 1, 1/2, 1/8 and 1/32 of the size.
         """
-        x, pooled, share = self.first_stage(pixel_values.contiguous(memory_format=torch.channels_last))
+        x, pooled, share = self.first_stage(pixel_values.clone(memory_format=torch.channels_last))
         stages, shares = [x], [share]
         convs = (self.conv2, self.conv3, self.conv4)
         for i, (block, conv) in enumerate(zip((self.block2, self.block3, self.block4), convs), start=1):

@@ -16,7 +16,7 @@ from ..features import KeypointDetector, KeypointFeatures
 from ..loading import CheckedLoading
 from ..utils.tensors import FullPrecisionConv2d, is_traced, low_memory_cpu
 from .configuration_disk import DISKConfig
-from .selection import select_keypoints
+from .selection import pixels_at, select_keypoints
 
 KERNEL = 5  # pixels, the side of every convolution
 BLUR = (3 / 8, 5 / 4, 3 / 8)
@@ -140,10 +140,10 @@ class DISKUpBlock(nn.Module):
         kernel, half = (torch.arange(side, device=x.device) for side in (KERNEL, 4))
         rows, columns = (i[..., None] + kernel - KERNEL // 2 for i in (y, x))
         inside = ((rows >= 0) & (rows < height))[..., None] & ((columns >= 0) & (columns < width))[..., None, :]
-        beside = pixels_at(skip, columns, rows)
+        beside = squares_at(skip, columns, rows)
         # those pixels are upsampled from a square of four by four
         rows_below, columns_below = ((i - 3).div(2, rounding_mode="floor")[..., None] + half for i in (y, x))
-        around = pixels_at(below, columns_below, rows_below)
+        around = squares_at(below, columns_below, rows_below)
         vertical, horizontal = (
             (1 - (i[..., None] / 2 - 0.25 - j[..., None, :]).abs()).clamp(min=0)
             for i, j in ((rows, rows_below), (columns, columns_below))
@@ -159,17 +159,15 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def pixels_at(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Squares of `(batch, channels, height, width)`, columns x and rows y, `(batch, n, k)` int64 each.
+def squares_at(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Of `(batch, channels, height, width)` the columns x of the rows y, `(batch, n, k)` int64 each.
 
     Returns:
         `(batch, n, k^2, channels)`, row by row; beyond the map what is nearest.
     """
-    batch, _, height, width = maps.shape
-    image = torch.arange(batch, device=x.device)[:, None, None, None]
-    rows, columns = y.clamp(0, height - 1), x.clamp(0, width - 1)
-    index = (image * height + rows[..., None]) * width + columns[..., None, :]
-    return F.embedding(index.flatten(2), maps.permute(0, 2, 3, 1).flatten(0, 2))
+    height, width = maps.shape[-2:]
+    columns, rows = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    return pixels_at(maps, columns[..., None, :], rows[..., None]).flatten(2, 3)
 
 
 class DISKUnet(nn.Module):
@@ -286,7 +284,7 @@ class DISKForKeypointDetection(KeypointDetector, DISKPreTrainedModel):
         pixels = pixel_values.expand(-1, 3, -1, -1)
         # zeros, which the instance norms count in
         pixels = F.pad(pixels, (0, -width % config.stride, 0, -height % config.stride))
-        levels = unet(pixels.contiguous(memory_format=torch.channels_last))
+        levels = unet(pixels.clone(memory_format=torch.channels_last))
         head = unet.path_up[-1]
         scores = head(*levels)[:, 0, :height, :width]
         is_keypoint = strict_maxima(scores, config.window // 2)
