@@ -22,7 +22,7 @@ from ..geometry import pixels_inside
 from ..loading import CheckedLoading
 from ..utils.tensors import is_traced, low_memory_cpu, vector
 from .configuration_aliked import STAGES, ALIKEDConfig
-from .selection import non_maximum_suppression, select_keypoints
+from .selection import non_maximum_suppression, pixels_at, select_keypoints
 
 EPSILON = 1e-5  # of the batch norms
 TEMPERATURE = 0.1  # of the scores around a maximum, whose mean position the keypoint is
@@ -36,20 +36,20 @@ GROUP, GROUPS = 32, 8  # keypoints that a thread describes at once on a CPU, and
 # Sampling and convolutions
 
 
-def sample(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
-    """Maps at points, with zeros around them.
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Maps at points, bilinear, with zeros around them.
 
     Args:
         maps: `(batch, channels, height, width)`.
         points: `(batch, n, 2)` float32, (x, y) pixels of the map, centre of the first pixel = (0, 0).
-        mode: "bilinear" or "nearest".
 
     Returns:
         `(batch, channels, n)` float32: of half precision a coordinate cannot be.
     """
     height, width = maps.shape[-2:]
     grid = (2 * points + 1) / vector(width, height, points.device, points.dtype) - 1
-    return F.grid_sample(maps.float(), grid[:, None], mode=mode, padding_mode="zeros", align_corners=False)[:, :, 0]
+    sampled = F.grid_sample(maps.float(), grid[:, None], mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled[:, :, 0]
 
 
 def float32_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0) -> Tensor:
@@ -272,7 +272,8 @@ class FeatureMap:
 
     def expand(self, batch: int) -> "FeatureMap":
         """One image's as that of a batch."""
-        stages = [stage.expand(batch, -1, -1, -1) for stage in self.stages]
+        first, *others = self.stages  # the first is a table, one for all
+        stages = [first, *(stage.expand(batch, -1, -1, -1) for stage in others)]
         return FeatureMap(stages, self.first_conv, self.left, self.top, self.width, self.height)
 
     def at(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -282,8 +283,10 @@ class FeatureMap:
             Of each stage `(batch, dim / 4, n)` float32, and `(batch, 1, n)`, what they are to be multiplied by.
         """
         device = pixels.device
-        points = (pixels + vector(self.left, self.top, device)).float()
-        first = pointwise_conv(sample(self.stages[0], points, mode="nearest")[..., None], self.first_conv.weight)
+        places = pixels + vector(self.left, self.top, device)
+        points = places.float()
+        first = pixels_at(self.stages[0], *places.unbind(-1)).transpose(1, 2)[..., None]
+        first = pointwise_conv(first, self.first_conv.weight)
         features = [selu(first[..., 0])]
         height, width = self.stages[0].shape[-2:]
         for stage in self.stages[1:]:  # as upsampling with aligned corners does
