@@ -97,10 +97,10 @@ def test_grey_images_are_taken_for_three_equal_channels():
     torch.testing.assert_close(model().detect(grey).keypoints, model().detect(grey.expand(-1, 3, -1, -1)).keypoints)
 
 
-@pytest.mark.parametrize("shape", [(30, 21), (3, 1), (1, 2)])
+@pytest.mark.parametrize("shape", [(30, 21), (3, 1), (1, 1)])
 @torch.no_grad()
 def test_the_norm_of_what_is_still_to_be_upsampled_is_that_of_what_is_upsampled(shape):
-    x = torch.randn(2, 5, *shape) * torch.tensor([1.0, 2.0, 0.1, 3.0, 1.0])[:, None, None] + 1.5
+    x = torch.randn(2, 5, *shape) * torch.tensor([1.0, 2.0, 0.004, 3.0, 1.0])[:, None, None] + 0.5
     expected = torch.instance_norm(upsample(x), None, None, None, None, True, 0.0, 1e-5, False)
     torch.testing.assert_close(upsample(UpsampledNorm()(x)), expected, atol=1e-4, rtol=1e-4)
 

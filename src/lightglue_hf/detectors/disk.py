@@ -39,17 +39,19 @@ class UpsampledNorm(InstanceNorm):
     """Of a map that is still to be upsampled to twice its size: what then has mean 0 and variance 1.
 
     Upsampling leaves the mean as it is. A pixel becomes 9/16, 3/16, 3/16 and 1/16 of what lies around it, and the sum
-    of the squares of all that is x B x, where B blurs by `BLUR` along both axes.
+    of the squares of all that is x B x, where B blurs by `BLUR` along both axes. Of x after its own norm, whose mean
+    square u falls short of 1 by what epsilon is in it, the upsampled variance and epsilon are x B x / (4 pixels) +
+    1 - u: this keeps its digits in half precision, too.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
-        x = x - x.mean((2, 3), keepdim=True)
-        blur = torch.tensor(BLUR, device=x.device)
-        blur = (blur[:, None] * blur / 4).expand(x.shape[1], 1, 3, 3)
+        x = super().forward(x)
+        kernel = torch.tensor(BLUR, device=x.device)
+        kernel = kernel[:, None] * kernel / 4 - torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]], device=x.device)
         with torch.autocast(x.device.type, enabled=False):
-            blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), blur, groups=x.shape[1])
-        return x * ((x * blurred).mean((2, 3), keepdim=True) + EPSILON).rsqrt()
+            padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+            change = F.conv2d(padded, kernel.expand(x.shape[1], 1, 3, 3), groups=x.shape[1])
+        return x * (1 + (x * change).mean((2, 3), keepdim=True)).rsqrt()
 
 
 class HeadConv(nn.Conv2d):
@@ -92,6 +94,8 @@ class ConvBlock(nn.Sequential):
 
     def convolve(self, *normalized: Tensor) -> Tensor:
         """What comes after the norm, whose float32 channels, which may be in parts, the convolution takes."""
+        activation: Any
+        conv: Any
         _, activation, _, conv = self
         weights = activation.weight.float().split([part.shape[1] for part in normalized])
         parts = [F.prelu(part, of).to(conv.weight.dtype) for part, of in zip(normalized, weights)]
@@ -145,12 +149,14 @@ class DISKUpBlock(nn.Module):
         rows_below, columns_below = ((i - 3).div(2, rounding_mode="floor")[..., None] + half for i in (y, x))
         around = squares_at(below, columns_below, rows_below)
         vertical, horizontal = (
-            (1 - (i[..., None] / 2 - 0.25 - j[..., None, :]).abs()).clamp(min=0)
+            # of small whole numbers, which half precision has, too
+            (1 - ((i[..., None] - 2 * j[..., None, :]) / 2 - 0.25).abs()).clamp(min=0)
             for i, j in ((rows, rows_below), (columns, columns_below))
         )
         weights = vertical[..., :, None, :, None] * horizontal[..., None, :, None, :]  # (b, n, KERNEL, KERNEL, 4, 4)
         hidden = torch.cat([weights.flatten(4).flatten(2, 3) @ around, beside], -1)
-        hidden = F.prelu(hidden.flatten(0, 2), self.conv[1].weight.float()).view_as(hidden)
+        activation: Any = self.conv[1]
+        hidden = F.prelu(hidden.flatten(0, 2), activation.weight.float()).view_as(hidden)
         return hidden * inside.flatten(2)[..., None]  # the kernel sees zeros beyond the image
 
 
@@ -285,7 +291,7 @@ class DISKForKeypointDetection(KeypointDetector, DISKPreTrainedModel):
         # zeros, which the instance norms count in
         pixels = F.pad(pixels, (0, -width % config.stride, 0, -height % config.stride))
         levels = unet(pixels.clone(memory_format=torch.channels_last))
-        head = unet.path_up[-1]
+        head: Any = unet.path_up[-1]
         scores = head(*levels)[:, 0, :height, :width]
         is_keypoint = strict_maxima(scores, config.window // 2)
         if region is not None:
