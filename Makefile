@@ -3,6 +3,7 @@
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
+# make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
 # make benchmark    measure it beside transformers and kornia; ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    measure the exported graphs
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
@@ -25,7 +26,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 benchmark benchmark-export quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -44,6 +45,9 @@ test-export: .venv-export/.dev-export
 
 test-export5: .venv-export5/.dev-export
 	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+
+fuzz: .venv-export/.dev-export
+	@$(BIN_EXPORT)/python -m pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
 
 benchmark: .venv/.benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -1,5 +1,7 @@
-"""`from_pretrained` that reads safetensors alone and wants every weight, no more and no less."""
+"""`from_pretrained` that reads safetensors alone and wants every weight, no more and no less; and the way back."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -41,3 +43,12 @@ class CheckedLoading:
         if faults:
             raise ValueError(f"{where} is no checkpoint of this {cls.__name__}: {'; '.join(faults)}")
         return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in transformers; but others may read the weights, as far as the umask lets them read new files."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in Path(save_directory).glob("model*.safetensors"):
+            if file.stat().st_mode & 0o777 == 0o600:  # what safetensors writes
+                file.chmod(0o666 & ~umask)

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+
 
 def whole_number(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
     """An integer from `low` to `high`; integers of NumPy too, `True` and 3.0 not."""
@@ -41,3 +43,35 @@ def whole_numbers(name: str, values: Any, low: int, high: int = 2**31 - 1) -> li
     if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list of whole numbers, got {values!r:.100}")
     return [whole_number(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
+
+
+FLAGS = ("output_hidden_states", "output_attentions", "return_dict", "torchscript", "tie_word_embeddings")
+TABLES = ("id2label", "label2id", "pruned_heads", "task_specific_params", "quantization_config", "auto_map")
+WORDS = ("architectures", "attn_implementation", "_attn_implementation", "model_type")
+DTYPES = ("dtype", "torch_dtype")
+
+
+def inherited_fields(config_class: type, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a saved configuration that are left for transformers, which uses them unseen; returned as they are.
+
+    Raises:
+        ValueError: one that transformers knows is of another type, or one would hide a method; it is named.
+    """
+    for name, value in fields.items():
+        declared = getattr(config_class, name, None)
+        if callable(declared) or (isinstance(declared, property) and declared.fset is None):
+            raise ValueError(f"{name} is no field of a configuration")
+        if value is None:
+            continue
+        if name in FLAGS:
+            flag(name, value)
+        elif name in TABLES and not isinstance(value, dict):
+            raise ValueError(f"{name} must be a dictionary, got {value!r:.100}")
+        elif name in WORDS and not all(
+            isinstance(word, str) for word in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError(f"{name} must be text, got {value!r:.100}")
+        elif name in DTYPES and not isinstance(value, torch.dtype):
+            if not isinstance(getattr(torch, value, None) if isinstance(value, str) else None, torch.dtype):
+                raise ValueError(f"{name} must be the name of a type, such as float32, got {value!r:.100}")
+    return fields
