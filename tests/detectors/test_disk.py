@@ -102,7 +102,7 @@ def test_grey_images_are_taken_for_three_equal_channels():
 def test_the_norm_of_what_is_still_to_be_upsampled_is_that_of_what_is_upsampled(shape):
     x = torch.randn(2, 5, *shape) * torch.tensor([1.0, 2.0, 0.004, 3.0, 1.0])[:, None, None] + 0.5
     expected = torch.instance_norm(upsample(x), None, None, None, None, True, 0.0, 1e-5, False)
-    torch.testing.assert_close(upsample(UpsampledNorm()(x)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(upsample(UpsampledNorm(5)(x)), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

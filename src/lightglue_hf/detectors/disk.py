@@ -44,13 +44,17 @@ class UpsampledNorm(InstanceNorm):
     1 - u: this keeps its digits in half precision, too.
     """
 
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
         kernel = torch.tensor(BLUR, device=x.device)
         kernel = kernel[:, None] * kernel / 4 - torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]], device=x.device)
         with torch.autocast(x.device.type, enabled=False):
             padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-            change = F.conv2d(padded, kernel.expand(x.shape[1], 1, 3, 3), groups=x.shape[1])
+            change = F.conv2d(padded, kernel.expand(self.channels, 1, 3, 3), groups=self.channels)
         return x * (1 + (x * change).mean((2, 3), keepdim=True)).rsqrt()
 
 
@@ -60,15 +64,19 @@ class HeadConv(nn.Conv2d):
     The scores are computed everywhere; the descriptors, a hundred times the work, where there are keypoints.
     """
 
+    def __init__(self, below: int, skip: int, out_channels: int, **options: Any) -> None:
+        super().__init__(below + skip, out_channels, **options)
+        self.channels = [below, skip]
+
     def forward(self, *parts: Tensor) -> Tensor:  # type: ignore[override]
-        """`(batch, channels, height, width)`, which may be in parts -> scores `(batch, 1, height, width)` float32.
+        """`(batch, channels, height, width)` in two parts -> scores `(batch, 1, height, width)` float32.
 
         Of one channel a convolution is no faster than of sixteen. So the columns of the kernel are five channels,
         and are added up, each shifted by its place.
         """
         width, middle = parts[0].shape[-1], KERNEL // 2
         weight = self.weight[-1].float().permute(2, 0, 1)[..., None]
-        weights = weight.split([part.shape[1] for part in parts], 1)
+        weights = weight.split(self.channels, 1)
         with torch.autocast(weight.device.type, enabled=False):
             columns = [F.conv2d(part.float(), of, padding=(middle, 0)) for part, of in zip(parts, weights)]
         padded = F.pad(sum(columns[1:], start=columns[0]), (middle, middle))
@@ -86,18 +94,19 @@ class HeadConv(nn.Conv2d):
 class ConvBlock(nn.Sequential):
     """Instance norm, PReLU, a place that is left empty, and a convolution."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, *parts: int) -> None:
         super().__init__(InstanceNorm(), nn.PReLU(conv.in_channels), nn.Identity(), conv)
+        self.channels = list(parts) or [conv.in_channels]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(self[0](x))
 
     def convolve(self, *normalized: Tensor) -> Tensor:
-        """What comes after the norm, whose float32 channels, which may be in parts, the convolution takes."""
+        """What comes after the norm, of its float32 channels, in the parts that were announced."""
         activation: Any
         conv: Any
         _, activation, _, conv = self
-        weights = activation.weight.float().split([part.shape[1] for part in normalized])
+        weights = activation.weight.float().split(self.channels)
         parts = [F.prelu(part, of).to(conv.weight.dtype) for part, of in zip(normalized, weights)]
         return conv(*parts) if len(parts) == 1 or isinstance(conv, HeadConv) else conv(torch.cat(parts, 1))
 
@@ -105,10 +114,10 @@ class ConvBlock(nn.Sequential):
 class DISKUpBlock(nn.Module):
     """A level of the way up: the level below it, at twice the size, beside that of the way down."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, below: int, skip: int, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.conv = ConvBlock(conv)
-        self.norm_below = UpsampledNorm()
+        self.conv = ConvBlock(conv, below, skip)
+        self.norm_below = UpsampledNorm(below)
 
     def normalize(self, below: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """Both as the norm of all channels leaves them, the first still to be upsampled."""
@@ -145,8 +154,8 @@ class DISKUpBlock(nn.Module):
         rows, columns = (i[..., None] + kernel - KERNEL // 2 for i in (y, x))
         inside = ((rows >= 0) & (rows < height))[..., None] & ((columns >= 0) & (columns < width))[..., None, :]
         beside = squares_at(skip, columns, rows)
-        # those pixels are upsampled from a square of four by four
-        rows_below, columns_below = ((i - 3).div(2, rounding_mode="floor")[..., None] + half for i in (y, x))
+        # Those pixels are upsampled from a square of four by four. (i - 3) // 2 would be truncated in OpenVINO.
+        rows_below, columns_below = (((i + 1) // 2 - 2)[..., None] + half for i in (y, x))
         around = squares_at(below, columns_below, rows_below)
         vertical, horizontal = (
             # of small whole numbers, which half precision has, too
@@ -192,9 +201,10 @@ class DISKUnet(nn.Module):
         self.path_up = nn.ModuleList()
         below = down[-1]
         for skip, width in zip(down[-2:0:-1], up):
-            self.path_up.append(DISKUpBlock(nn.Conv2d(below + skip, width, **same)))
+            self.path_up.append(DISKUpBlock(below, skip, nn.Conv2d(below + skip, width, **same)))
             below = width
-        self.path_up.append(DISKUpBlock(HeadConv(below + down[0], config.descriptor_dim + 1, **same)))
+        head = HeadConv(below, down[0], config.descriptor_dim + 1, **same)
+        self.path_up.append(DISKUpBlock(below, down[0], head))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """`(batch, 3, height, width)` -> what the last level takes."""
