@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from lightglue_hf import DISKConfig, DISKForKeypointDetection
 from lightglue_hf.convert import convert_disk_state_dict
 from lightglue_hf.convert.reading import load_pickle
-from lightglue_hf.detectors.disk import InstanceNorm, channel_statistics, strict_maxima
+from lightglue_hf.detectors import disk
+from lightglue_hf.detectors.disk import InstanceNorm, UpsampledNorm, strict_maxima, upsample
 
 from ..weights import weights_file
 from .contract import DetectorContract
@@ -23,6 +24,14 @@ def model(**overrides):
         if name.endswith("bias"):  # zero in a new model
             parameter.data.normal_(std=0.1)
     return detector
+
+
+def dense_map(unet, images):
+    """Descriptors and scores of every pixel by the last convolution as a whole, of images that fill whole cells."""
+    below, skip = unet(images)
+    block = unet.path_up[-1].conv
+    hidden = block[1](torch.cat([upsample(below), skip], 1))
+    return F.conv2d(hidden, block[3].weight, block[3].bias, padding=2)
 
 
 class TestContract(DetectorContract):
@@ -52,9 +61,7 @@ def test_maxima_are_strict_and_their_windows_whole(shape, radius):
 def test_keypoints_are_maxima_of_the_dense_map_with_its_descriptors(window):
     detector = model(window=window)
     images = torch.rand(2, 3, 41, 54)
-    hidden = detector.unet(F.pad(images, (0, 2, 0, 3)))
-    head = detector.unet.head
-    dense = F.conv2d(hidden, head.weight, head.bias, padding=2)[..., :41, :54]
+    dense = dense_map(detector.unet, F.pad(images, (0, 2, 0, 3)))[..., :41, :54]
     features = detector.detect(images)
     maxima = strict_maxima(dense[:, -1], window // 2) & (dense[:, -1] > 0)
     assert torch.equal(features.mask.sum(1), maxima.sum((1, 2)))
@@ -90,12 +97,23 @@ def test_grey_images_are_taken_for_three_equal_channels():
     torch.testing.assert_close(model().detect(grey).keypoints, model().detect(grey.expand(-1, 3, -1, -1)).keypoints)
 
 
-def test_statistics_of_strips_are_those_of_the_whole():
-    x = torch.randn(1, 5, 130, 700) * torch.tensor([1.0, 2.0, 0.1, 3.0, 1.0])[:, None, None] + 1.5
-    for layout in (torch.contiguous_format, torch.channels_last):
-        mean, variance = channel_statistics(x.contiguous(memory_format=layout))
-        torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(variance.double(), x.double().var((0, 2, 3), correction=0), atol=1e-6, rtol=3e-5)
+@pytest.mark.parametrize("shape", [(30, 21), (3, 1), (1, 1)])
+@torch.no_grad()
+def test_the_norm_of_what_is_still_to_be_upsampled_is_that_of_what_is_upsampled(shape):
+    x = torch.randn(2, 5, *shape) * torch.tensor([1.0, 2.0, 0.004, 3.0, 1.0])[:, None, None] + 0.5
+    expected = torch.instance_norm(upsample(x), None, None, None, None, True, 0.0, 1e-5, False)
+    torch.testing.assert_close(upsample(UpsampledNorm(5)(x)), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_strips_are_convolved_as_the_whole_is(monkeypatch):
+    image, detector = torch.rand(1, 3, 72, 48), model()
+    whole = detector.detect(image)
+    monkeypatch.setattr(disk, "STRIP", 100)
+    strips = detector.detect(image)
+    assert whole.mask.sum() > 20
+    for name in whole:
+        torch.testing.assert_close(strips[name], whole[name], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -165,8 +183,7 @@ def test_published_maps(case):
     modules |= {f"path_up_{i}": unet.path_up[i] for i in range(3)}
 
     def run():
-        hidden = unet(image)
-        return {"path_up_3": F.conv2d(hidden, unet.head.weight, unet.head.bias, padding=2)}
+        return {"path_up_3": dense_map(unet, image)}
 
     maps = assert_stages(run, modules, expected)
     x, y = torch.tensor(expected["desc_xy"]).long().T

@@ -22,10 +22,11 @@ from ..geometry import pixels_inside
 from ..loading import CheckedLoading
 from ..utils.tensors import is_traced, low_memory_cpu, vector
 from .configuration_aliked import STAGES, ALIKEDConfig
-from .selection import non_maximum_suppression, select_keypoints
+from .selection import non_maximum_suppression, pixels_at, select_keypoints
 
 EPSILON = 1e-5  # of the batch norms
 TEMPERATURE = 0.1  # of the scores around a maximum, whose mean position the keypoint is
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 SCORE_WIDTHS = (8, 4, 4, 1)
 STRIP = 1 << 14  # pairs of pixels that are convolved at once on a CPU: 32 channels of them fit into the caches
 GROUP, GROUPS = 32, 8  # keypoints that a thread describes at once on a CPU, and how many such groups there are then
@@ -35,20 +36,20 @@ GROUP, GROUPS = 32, 8  # keypoints that a thread describes at once on a CPU, and
 # Sampling and convolutions
 
 
-def sample(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
-    """Maps at points, with zeros around them.
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Maps at points, bilinear, with zeros around them.
 
     Args:
         maps: `(batch, channels, height, width)`.
         points: `(batch, n, 2)` float32, (x, y) pixels of the map, centre of the first pixel = (0, 0).
-        mode: "bilinear" or "nearest".
 
     Returns:
         `(batch, channels, n)` float32: of half precision a coordinate cannot be.
     """
     height, width = maps.shape[-2:]
     grid = (2 * points + 1) / vector(width, height, points.device, points.dtype) - 1
-    return F.grid_sample(maps.float(), grid[:, None], mode=mode, padding_mode="zeros", align_corners=False)[:, :, 0]
+    sampled = F.grid_sample(maps.float(), grid[:, None], mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled[:, :, 0]
 
 
 def float32_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0) -> Tensor:
@@ -66,6 +67,11 @@ def pointwise_conv(x: Tensor, weight: Tensor) -> Tensor:
         return float32_conv(x, weight)
     with torch.autocast("cpu", enabled=False):  # of few channels a product of matrices is faster, laid out as they are
         return (x.float().movedim(1, -1) @ weight.float().flatten(1).t()).movedim(-1, 1)
+
+
+def selu(x: Tensor) -> Tensor:
+    """SELU, in place; in a graph by ELU, which OpenVINO computes within the convolution before it."""
+    return F.elu(x, SELU_ALPHA) * SELU_SCALE if is_traced() else F.selu_(x)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -149,7 +155,7 @@ class ALIKEDConvBlock(nn.Module):
         self.bn2 = FrozenBatchNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.selu_(self.conv2(F.selu_(self.conv1(x, self.bn1)), self.bn2))
+        return selu(self.conv2(selu(self.conv1(x, self.bn1)), self.bn2))
 
 
 class ALIKEDResidualBlock(nn.Module):
@@ -165,8 +171,8 @@ class ALIKEDResidualBlock(nn.Module):
         self.downsample = nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.selu_(self.conv1(x, self.bn1))
-        return F.selu_(self.conv2(hidden, self.bn2) + self.downsample(x))
+        hidden = selu(self.conv1(x, self.bn1))
+        return selu(self.conv2(hidden, self.bn2) + self.downsample(x))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -201,7 +207,7 @@ class ALIKEDScoreHead(nn.Sequential):
             x += share
         convs: list[Any] = list(self)[2::2]
         for conv in convs:
-            x = float32_conv(F.selu_(x), conv.weight, padding=1)
+            x = float32_conv(selu(x), conv.weight, padding=1)
         return x[:, 0]
 
 
@@ -224,7 +230,7 @@ class ALIKEDDescriptorHead(nn.Module):
         """`(batch, n, 2)` keypoints in pixels -> `(batch, n, dim)` descriptors of unit length, float32."""
         offsets = self.offsets(features, keypoints)
         samples = features.sample((keypoints[:, :, None] + offsets).flatten(1, 2)).unflatten(2, (-1, offsets.shape[2]))
-        samples = F.selu_(self.sf_conv(samples.to(self.sf_conv.weight.dtype)))
+        samples = selu(self.sf_conv(samples.to(self.sf_conv.weight.dtype)))
         descriptors = torch.einsum("bcnm,mcd->bnd", samples, self.agg_weights)
         return F.normalize(descriptors.float(), dim=-1)
 
@@ -241,7 +247,7 @@ class ALIKEDDescriptorHead(nn.Module):
         patches = (torch.cat(parts, 1) * scale).unflatten(2, (-1, size * size))
         first, _, last = cast(list[nn.Conv2d], list(self.offset_conv))
         hidden = float32_conv(patches, first.weight.flatten(2)[:, :, None], first.bias)  # (b, 2 m, n, 1)
-        offsets = float32_conv(F.selu(hidden), last.weight, last.bias)[..., 0]
+        offsets = float32_conv(selu(hidden), last.weight, last.bias)[..., 0]
         limit = extent.float().max() / 4
         # unlike those of the deformable convolutions, all x come before all y
         return offsets.minimum(limit).maximum(-limit).unflatten(1, (2, -1)).permute(0, 3, 2, 1)
@@ -266,7 +272,8 @@ class FeatureMap:
 
     def expand(self, batch: int) -> "FeatureMap":
         """One image's as that of a batch."""
-        stages = [stage.expand(batch, -1, -1, -1) for stage in self.stages]
+        first, *others = self.stages  # the first is a table, one for all
+        stages = [first, *(stage.expand(batch, -1, -1, -1) for stage in others)]
         return FeatureMap(stages, self.first_conv, self.left, self.top, self.width, self.height)
 
     def at(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -276,9 +283,11 @@ class FeatureMap:
             Of each stage `(batch, dim / 4, n)` float32, and `(batch, 1, n)`, what they are to be multiplied by.
         """
         device = pixels.device
-        points = (pixels + vector(self.left, self.top, device)).float()
-        first = pointwise_conv(sample(self.stages[0], points, mode="nearest")[..., None], self.first_conv.weight)
-        features = [F.selu_(first[..., 0])]
+        places = pixels + vector(self.left, self.top, device)
+        points = places.float()
+        first = pixels_at(self.stages[0], *places.unbind(-1)).transpose(1, 2)[..., None]
+        first = pointwise_conv(first, self.first_conv.weight)
+        features = [selu(first[..., 0])]
         height, width = self.stages[0].shape[-2:]
         for stage in self.stages[1:]:  # as upsampling with aligned corners does
             rows, columns = stage.shape[-2:]
@@ -389,12 +398,12 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
 
         Both are of four stages, at 1, 1/2, 1/8 and 1/32 of the size.
         """
-        x, pooled, share = self.first_stage(pixel_values.contiguous(memory_format=torch.channels_last))
+        x, pooled, share = self.first_stage(pixel_values.clone(memory_format=torch.channels_last))
         stages, shares = [x], [share]
         convs = (self.conv2, self.conv3, self.conv4)
         for i, (block, conv) in enumerate(zip((self.block2, self.block3, self.block4), convs), start=1):
             x = block(pooled)
-            stages.append(F.selu_(conv(x)))
+            stages.append(selu(conv(x)))
             shares.append(self.score_head[0](stages[i], i))
             pooled = F.avg_pool2d(x, 4) if i + 1 < STAGES else x
         return stages, shares
@@ -404,13 +413,13 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
         height, width = pixels.shape[-2:]
         if not low_memory_cpu(self, pixels):
             x = self.block1(pixels)
-            return x, F.avg_pool2d(x, 2), self.score_head[0](F.selu_(self.conv1(x)), 0)
+            return x, F.avg_pool2d(x, 2), self.score_head[0](selu(self.conv1(x)), 0)
         rows = max(STRIP // width, 1) * 2
         parts = []
         for start in range(0, height, rows):
             first = max(start - 2, 0)  # two rows more, which the convolutions see
             x = self.block1(pixels[:, :, first : start + rows + 2])[:, :, start - first :][:, :, :rows]
-            features = F.selu_(pointwise_conv(x, self.conv1.weight))
+            features = selu(pointwise_conv(x, self.conv1.weight))
             parts.append((x, F.avg_pool2d(x, 2), self.score_head[0](features, 0)))
         return tuple(torch.cat(maps, 2) for maps in zip(*parts))
 

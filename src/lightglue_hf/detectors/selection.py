@@ -22,6 +22,21 @@ def max_pool(scores: Tensor, radius: int) -> Tensor:
     return scores
 
 
+def pixels_at(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The channels of pixels of `(batch, channels, height, width)`.
+
+    Args:
+        x, y: `(batch, ...)` int64, of shapes that broadcast, within the map.
+
+    Returns:
+        `(batch, ..., channels)`.
+    """
+    batch, _, height, width = maps.shape
+    image = torch.arange(batch, device=x.device).reshape(-1, *(1,) * (max(x.ndim, y.ndim) - 1))
+    # of the rows of a table, which channels last already are
+    return F.embedding((image * height + y) * width + x, maps.permute(0, 2, 3, 1).flatten(0, 2))
+
+
 def non_maximum_suppression(scores: Tensor, radius: int) -> Tensor:
     """Zero all but the local maxima of `(batch, height, width)` scores >= 0.
 
