@@ -287,8 +287,9 @@ def run_openvino(file: Path, precision: str | None = "f32") -> Run:
     """What runs a file, in OpenVINO's default precision if it is `None`."""
     import openvino
 
-    # read, not mapped: the file is to be replaced
-    settings = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
-    compiled = openvino.compile_model(file, "CPU", settings | {"ENABLE_MMAP": False})
-    names = [output.any_name for output in compiled.outputs]
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # read, not mapped: the file is to be replaced
+    graph = core.read_model(file)
+    names = [output.any_name for output in graph.outputs]  # of what is compiled one output may have several
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision} if precision else {})
     return lambda inputs: dict(zip(names, map(np.array, compiled(inputs).values())))
