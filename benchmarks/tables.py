@@ -65,7 +65,7 @@ X_TRANSFORMERS, X_PUBLISHED, X_KORNIA, X_PLAIN, X_ONE = (
 )
 X_WITHOUT = "times without"
 WITHOUT, WITH = "without rejection", "early rejection"
-REJECTION = {"xfeat": 0.05, "aliked": 0.05, "superpoint": 0.05}  # as docs/checkpoints.md recommends
+REJECTION = {"xfeat": 0.02, "aliked": 0.05, "superpoint": 0.04}  # as docs/checkpoints.md recommends
 ONE_BY_ONE, TOGETHER = "one at a time", "together"
 
 
