@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..features import KeypointFeatures
 from ..geometry import resized_shape, scale_keypoints
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
@@ -98,7 +97,7 @@ def to_group(features: Arrays, size: tuple[int, int]) -> Arrays:
     """The features of one image as features.h5 has them.
 
     Args:
-        features: as [`KeypointFeatures.numpy`] gives them, in pixels of the image that was resized from the photo.
+        features: as `KeypointFeatures.numpy` gives them, in pixels of the image that was resized from the photo.
         size: (height, width) of the photo.
 
     Source: hloc@abb2520, `hloc/extract_features.py` (the half-pixel rule; scales and uncertainty by the mean factor).
@@ -121,7 +120,7 @@ def to_group(features: Arrays, size: tuple[int, int]) -> Arrays:
 
 
 def from_group(group: Any, arrays: Arrays) -> Arrays:
-    """The way back, for [`KeypointFeatures.from_numpy`]; keypoints stay in pixels of the photo.
+    """The way back, for `KeypointFeatures.from_numpy`; keypoints stay in pixels of the photo.
 
     Args:
         group: of an open file.
@@ -136,9 +135,7 @@ def from_group(group: Any, arrays: Arrays) -> Arrays:
     return features
 
 
-def plan_photos(
-    folder: Path, names: list[str], processor: Any, batch_size: int
-) -> tuple[list[Shard], dict[str, str]]:
+def plan_photos(folder: Path, names: list[str], processor: Any, batch_size: int) -> tuple[list[Shard], dict[str, str]]:
     """Which photos are computed together: those that fill the same canvas.
 
     Returns:
@@ -233,8 +230,3 @@ def _write_left_out(out: Path, left_out: dict[str, str]) -> None:
         write_atomically(path, json.dumps(dict(sorted(left_out.items())), indent=1) + "\n")
     else:
         path.unlink(missing_ok=True)
-
-
-def pair_of(images: list[Arrays]) -> KeypointFeatures:
-    """Features of several images, `shape` = `(images,)`, padded to the largest count."""
-    return KeypointFeatures.from_numpy(images)

@@ -120,7 +120,9 @@ def draw_photos(reconstruction: Any, photos: str | os.PathLike[str], path: str |
     ids = [ids[i] for i in np.linspace(0, len(ids) - 1, min(SHOWN, len(ids))).astype(int)]
     columns = min(4, len(ids))
     rows = -(-len(ids) // columns)
-    figure, panels = pyplot.subplots(rows, columns, figsize=(5 * columns, 4 * rows), layout="constrained", squeeze=False)
+    figure, panels = pyplot.subplots(
+        rows, columns, figsize=(5 * columns, 4 * rows), layout="constrained", squeeze=False
+    )
     for panel in panels.flat:
         panel.axis("off")
     for panel, i in zip(panels.flat, ids):

@@ -79,7 +79,8 @@ def weights_digest(model: Any, part: str) -> str:
     """Digest of the weights of the "detector" or the "matcher", in their order by name."""
     digest = hashlib.sha256()
     if hasattr(model, "engine"):
-        for file in sorted(Path(model.model_save_dir).glob("*")):
+        exported = getattr(model, "_export_directory", None)  # of a model that was exported on the way
+        for file in sorted(Path(exported.name if exported else model.model_save_dir).glob("*")):
             if file.suffix in (".bin", ".onnx", ".data"):
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()[:16]
