@@ -1,4 +1,4 @@
-"""The command `lightglue-hf`: match two photos or a folder, evaluate, train, look at the training data, convert, export.
+"""The command `lightglue-hf`: match two photos or a folder, evaluate, train, show the training data, convert, export.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo

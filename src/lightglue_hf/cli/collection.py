@@ -105,6 +105,7 @@ def _load_openvino(args: argparse.Namespace) -> tuple[Any, Any]:
 
     quiet_libraries(args)
     options = {} if isinstance(found, Path) else {"revision": args.revision or "main"}
+    hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[args.dtype]
     with reading(f"cannot export {args.model} to OpenVINO"):
         from ..export import ExportOptions
         from ..runtime import OVModelForKeypointMatching
@@ -117,9 +118,7 @@ def _load_openvino(args: argparse.Namespace) -> tuple[Any, Any]:
                 parts=("detector", "matcher"), num_keypoints=args.max_keypoints or 0, validate=False
             ),
             device=(args.device or "cpu").upper(),
-            ov_config={
-                "INFERENCE_PRECISION_HINT": {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[args.dtype]
-            },
+            ov_config={"INFERENCE_PRECISION_HINT": hint},
             **options,
         )
     apply_options(args.model, args, model)

@@ -11,8 +11,8 @@ from .collection import EXIT, add_engine, add_summary, bars, cluster_of, hdf5, l
 
 HELP = "match pairs of photos from their features, in hloc's HDF5 layout"
 EPILOG = (
-    "Goes on where it stopped. The model is by default the one that made the features; hloc's own are taken, too, with "
-    "a matcher for them." + EXIT
+    "Goes on where it stopped. The model is by default the one that made the features; hloc's own are taken, too, "
+    "with a matcher for them." + EXIT
 )
 
 

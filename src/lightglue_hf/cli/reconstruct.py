@@ -87,9 +87,7 @@ def describe(summary: dict[str, Any], out: Path) -> str:
         f"{database['verified']} pairs with a geometry"
     ]
     if mapping is None:
-        return "\n".join(
-            [*lines, "no two photos fit together: more matches, or photos nearer to each other, may help"]
-        )
+        return "\n".join([*lines, "no two photos fit together: photos nearer to each other may help"])
     lines += [
         f"{len(mapping['registered'])} of {mapping['photos']} photos registered"
         + f", in the largest of {mapping['models']} models" * (mapping["models"] > 1),

@@ -105,11 +105,11 @@ def to_group(features: Arrays, size: tuple[int, int]) -> Arrays:
     resized = features["image_sizes"]
     factor = float(np.mean(np.asarray(size) / resized))
     keypoints = scale_keypoints(torch.from_numpy(features["keypoints"]), resized.tolist(), size).numpy()
-    group = {
+    group: Arrays = {
         FEATURES: keypoints.astype(np.float32),
         "descriptors": np.ascontiguousarray(features["descriptors"].T.astype(np.float16)),
         "image_size": np.array(size[::-1], dtype=np.int32),
-        "uncertainty": np.float32(factor),
+        "uncertainty": np.array(factor, dtype=np.float32),
     }
     if "scores" in features:
         group["scores"] = features["scores"].astype(np.float16)
