@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_pair_options(parser)
     add_camera_options(parser)
     add_engine(parser, "photos of one size, and pairs")
-    parser.add_argument("--threads", type=count, default=-1, metavar="N", help="of COLMAP (default: all)")
+    help_threads = "of COLMAP's mapping (default: 1, with which the same matches give the same model again)"
+    parser.add_argument("--threads", type=count, default=1, metavar="N", help=help_threads)
     add_summary(parser)
     parser.set_defaults(run=run)
 

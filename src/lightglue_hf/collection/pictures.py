@@ -33,9 +33,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def draw_cameras(reconstruction: Any, path: str | os.PathLike[str]) -> None:
-    """Draw the cameras and points of a model from above and from the side.
-
-    The axes are those that the cameras suggest: down is the mean of their downs, and the view from above is along it.
+    """Draw the cameras and points of a model from above and from the front.
 
     Args:
         reconstruction: `pycolmap.Reconstruction`.
@@ -49,11 +47,12 @@ def draw_cameras(reconstruction: Any, path: str | os.PathLike[str]) -> None:
     centres = np.array([-pose.rotation.matrix().T @ pose.translation for pose in poses])
     axes = upright_axes(turns)
     points, centres = points @ axes.T, centres @ axes.T
-    corners = frustums(reconstruction, turns, 0.08 * _extent(centres, points)) @ axes.T + centres[:, None]
+    away = np.median(np.linalg.norm(centres - np.median(points, 0), axis=1)) if len(points) else 1.0
+    corners = frustums(reconstruction, turns, 0.15 * away) @ axes.T + centres[:, None]
 
     figure, panels = pyplot.subplots(1, 2, figsize=(16, 8), layout="constrained")
-    for panel, (x, y), title in zip(panels, ((0, 2), (0, 1)), ("from above", "from the side")):
-        low, high = np.percentile(np.concatenate([points, points]), [1, 99], axis=0)
+    for panel, (x, y), title in zip(panels, ((0, 2), (0, 1)), ("from above", "from the front")):
+        low, high = np.percentile(np.concatenate([points, centres]), [1, 99], axis=0)
         low, high = np.minimum(low, corners.min((0, 1))), np.maximum(high, corners.max((0, 1)))
         margin = 0.05 * (high - low).max()
         panel.scatter(points[:, x], points[:, y], s=3, c=colors * 0.85, linewidths=0)
@@ -76,11 +75,14 @@ def draw_cameras(reconstruction: Any, path: str | os.PathLike[str]) -> None:
 def upright_axes(turns: np.ndarray) -> np.ndarray:
     """Right, down and ahead of all cameras together, `(3, 3)` rows in world coordinates.
 
+    Photos are seldom rolled: down is across what is right for the cameras, and along what is down for them.
+
     Args:
         turns: `(cameras, 3, 3)`, world to camera.
     """
-    down = turns[:, 1].mean(0)
-    down = down / np.linalg.norm(down) if np.linalg.norm(down) > 1e-6 else turns[0, 1]
+    right, below = turns[:, 0], turns[:, 1]
+    down = np.linalg.eigh(right.T @ right - 0.1 * below.T @ below)[1][:, 0]
+    down = down if (below @ down).sum() >= 0 else -down
     ahead = turns[:, 2].mean(0)
     ahead = ahead - down * (ahead @ down)
     if np.linalg.norm(ahead) < 1e-6:  # they look all around
@@ -100,11 +102,6 @@ def frustums(reconstruction: Any, turns: np.ndarray, depth: float) -> np.ndarray
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
         rims.append(np.c_[corners, np.ones(4)] * depth @ turn)
     return np.array(rims)
-
-
-def _extent(centres: np.ndarray, points: np.ndarray) -> float:
-    low, high = np.percentile(np.concatenate([centres, points]), [5, 95], axis=0)
-    return float(np.linalg.norm(high - low)) or 1.0
 
 
 def draw_photos(reconstruction: Any, photos: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

@@ -23,6 +23,9 @@ from .work import NoProgress
 EXHAUSTIVE = 60
 """Photos, up to which every pair is matched by default; beyond, each photo with those that look most alike."""
 
+INITIAL_INLIERS = (100, 50)
+"""Of the pair that the mapping begins with: COLMAP's number, and what is tried if not all photos are registered."""
+
 MODEL_FILES = ("cameras.bin", "frames.bin", "images.bin", "points3D.bin", "rigs.bin")
 
 
@@ -52,7 +55,7 @@ def map_photos(
     photos: str | os.PathLike[str],
     database: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    threads: int = -1,
+    threads: int = 1,
 ) -> MappingSummary | None:
     """Find the cameras and points by COLMAP's incremental mapping, and write the largest model.
 
@@ -60,7 +63,7 @@ def map_photos(
         photos: the folder.
         database: of COLMAP, verified.
         out: a directory for cameras.bin, images.bin, points3D.bin and so on, as COLMAP writes them.
-        threads: of COLMAP; -1 for all. With 1 the same database gives the same model again.
+        threads: of COLMAP; -1 for all. Only with 1 does the same database give the same model again.
 
     Returns:
         What was found, or `None` if no two photos fit together.
@@ -68,24 +71,22 @@ def map_photos(
     Source: Schönberger and Frahm, "Structure-from-Motion Revisited" (CVPR 2016).
     """
     pycolmap = import_pycolmap()
-    options = pycolmap.IncrementalPipelineOptions(
-        min_num_matches=MIN_INLIERS, min_model_size=2, random_seed=SEED, num_threads=threads
-    )
-    options.mapper.random_seed = SEED
-    options.triangulation.random_seed = SEED
-    # tiny finds few matches; a wrong camera does not have 15 points that agree to 12 pixels
-    options.mapper.abs_pose_min_num_inliers = MIN_INLIERS
-    options.mapper.init_min_num_inliers = 50
-    with refilling(out, MODEL_FILES) as made:
-        models = pycolmap.incremental_mapping(database, photos, made, options)
-        for directory in [path for path in made.iterdir() if path.is_dir()]:
-            shutil.rmtree(directory)
-        if not models:
-            return None
-        best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
-        best.write(made)
     with pycolmap.Database.open(database) as db:
         count = db.num_images()
+    best, models = None, 0
+    with refilling(out, MODEL_FILES) as made:
+        for inliers in INITIAL_INLIERS:
+            found = pycolmap.incremental_mapping(database, photos, made, _options(pycolmap, inliers, threads))
+            for directory in [path for path in made.iterdir() if path.is_dir()]:
+                shutil.rmtree(directory)
+            for model in found.values():
+                if best is None or _size(model) > _size(best):
+                    best, models = model, len(found)
+            if best is not None and best.num_reg_images() == count:
+                break
+        if best is None:
+            return None
+        best.write(made)
     return MappingSummary(
         photos=count,
         registered=sorted(best.images[i].name for i in best.reg_image_ids()),
@@ -93,8 +94,25 @@ def map_photos(
         observations=best.compute_num_observations(),
         track_length=best.compute_mean_track_length(),
         reprojection_error=best.compute_mean_reprojection_error(),
-        models=len(models),
+        models=models,
     )
+
+
+def _size(model: Any) -> tuple[int, int]:
+    return model.num_reg_images(), model.num_points3D()
+
+
+def _options(pycolmap: Any, inliers: int, threads: int) -> Any:
+    """Of the mapping, which begins with a pair of so many inliers."""
+    options = pycolmap.IncrementalPipelineOptions(
+        min_num_matches=MIN_INLIERS, min_model_size=2, random_seed=SEED, num_threads=threads
+    )
+    options.mapper.random_seed = SEED
+    options.triangulation.random_seed = SEED
+    options.mapper.init_min_num_inliers = inliers
+    # half of COLMAP's: on ten photos of a church, as many cameras and a tenth more points of the weakest checkpoint
+    options.mapper.abs_pose_min_num_inliers = MIN_INLIERS
+    return options
 
 
 def choose_pairs(
@@ -135,7 +153,7 @@ def reconstruct(
     batch_size: int = 8,
     camera_model: str = "SIMPLE_RADIAL",
     single_camera: bool = False,
-    threads: int = -1,
+    threads: int = 1,
     name: str = "",
     cluster: Any | None = None,
     progress: Any = NoProgress,
