@@ -19,7 +19,7 @@ def look(centre, target):
 
 def render_room(folder, views=5):
     """Save views as v0.jpg, v1.jpg and so on; their poses by name."""
-    textures = render_textures(3, SIDE, SIDE, seed=3).numpy().astype(float)
+    textures = render_textures(3, SIDE, SIDE, seed=3).astype(float)
     width, height = SIZE
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     rays = np.stack([(x - width / 2) / FOCAL, (y - height / 2) / FOCAL, np.ones_like(x)], -1)

@@ -32,7 +32,7 @@ class DatabaseSummary(NamedTuple):
 
     Args:
         photos: how many.
-        pairs: that have matches.
+        pairs: that were matched.
         verified: of those, with a geometry that enough of them agree with.
         matches: of all pairs.
         inliers: of all pairs, those that agree.
@@ -97,25 +97,26 @@ def write_database(
         names = [name for name in sorted(group_names(feature_file, FEATURES)) if name in in_folder]
         if not names:
             raise InputError(f"no photo of {features} is in {photos}")
-        with _changing(out) as database:
+        with _changing(out) as (database, changes):
             pycolmap.Database.open(database).close()
             reader = pycolmap.ImageReaderOptions(camera_model=camera_model)
             mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO
             if new := _missing(pycolmap, database, names):
                 pycolmap.import_images(database, photos, mode, image_names=new, options=reader)
+                changes.append("photos")
             left_out = dict.fromkeys(_missing(pycolmap, database, names), "COLMAP cannot read it")
             names = [name for name in names if name not in left_out]
             if not names:
                 raise InputError("COLMAP can read none of the photos")
-            pairs = _fill(pycolmap, database, names, feature_file, match_file, out, progress)
-            if verify:
-                _verify(pycolmap, database, pairs, max_error)
+            pairs = _fill(pycolmap, database, names, feature_file, match_file, out, progress, changes)
+            if verify and _verify(pycolmap, database, pairs, max_error):
+                changes.append("geometries")
             return _summary(pycolmap, database, left_out)
 
 
 @contextmanager
-def _changing(path: Path) -> Iterator[Path]:
-    """A copy of a database, or a new one, which takes its place if it is different in the end."""
+def _changing(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A copy of a database, or a new one, and a list; the copy takes its place if there is anything in the list."""
     if not path.absolute().parent.is_dir():
         raise InputError(f"the directory of {path} does not exist")
     aside = Path(f"{path}.parts")
@@ -126,8 +127,9 @@ def _changing(path: Path) -> Iterator[Path]:
             copy = aside / "database.db"
             if path.exists():
                 shutil.copyfile(path, copy)
-            yield copy
-            if not path.exists() or path.read_bytes() != copy.read_bytes():
+            changes: list[str] = []
+            yield copy, changes
+            if changes or not path.exists():
                 copy.replace(path)
         except RuntimeError as error:  # SQLite's, for a full disk
             raise OSError(f"{path} cannot be written: {error}") from error
@@ -142,7 +144,14 @@ def _missing(pycolmap: Any, database: Path, names: list[str]) -> list[str]:
 
 
 def _fill(
-    pycolmap: Any, database: Path, names: list[str], features: Any, matches: Any, out: Path, progress: Any
+    pycolmap: Any,
+    database: Path,
+    names: list[str],
+    features: Any,
+    matches: Any,
+    out: Path,
+    progress: Any,
+    changes: list[str],
 ) -> list[tuple[str, str]]:
     """Write keypoints and matches that are not there; the pairs that have matches."""
     with pycolmap.Database.open(database) as db:
@@ -154,6 +163,7 @@ def _fill(
                 counts[name] = len(keypoints)
                 if not db.exists_keypoints(ids[name]):
                     db.write_keypoints(ids[name], keypoints.reshape(-1, 2))
+                    changes.append(name)
                 elif not np.array_equal(db.read_keypoints(ids[name])[:, :2], keypoints):
                     raise InputError(f"{out} has other keypoints of {name}: choose another name, or remove it")
         pairs = _pairs_of(matches, names)
@@ -166,6 +176,7 @@ def _fill(
                 if len(found) and (found.max(0) >= [counts[name0], counts[name1]]).any():
                     raise InputError(f"{matches.filename}: matches of {name0} {name1} are of other features")
                 db.write_matches(ids[name0], ids[name1], found.astype(np.uint32))
+                changes.append(name0)
     return pairs
 
 
@@ -176,13 +187,13 @@ def _pairs_of(matches: Any, names: list[str]) -> list[tuple[str, str]]:
     return sorted((original[a], original[b]) for a, b in keys if a in original and b in original)
 
 
-def _verify(pycolmap: Any, database: Path, pairs: list[tuple[str, str]], max_error: float) -> None:
-    """Look for the geometry of every pair that has none yet."""
+def _verify(pycolmap: Any, database: Path, pairs: list[tuple[str, str]], max_error: float) -> bool:
+    """Look for the geometry of every pair that has none yet; whether there were any."""
     with pycolmap.Database.open(database) as db:
         ids = {image.name: image.image_id for image in db.read_all_images()}
         left = [pair for pair in pairs if not db.exists_two_view_geometry(*(ids[name] for name in pair))]
     if not left:
-        return
+        return False
     options = pycolmap.TwoViewGeometryOptions(min_num_inliers=MIN_INLIERS)
     options.ransac.max_error = max_error
     options.ransac.random_seed = SEED
@@ -190,6 +201,7 @@ def _verify(pycolmap: Any, database: Path, pairs: list[tuple[str, str]], max_err
         listed = Path(directory, "pairs.txt")
         listed.write_text("".join(f"{name0} {name1}\n" for name0, name1 in left), encoding="utf-8")
         pycolmap.verify_matches(database, listed, options)
+    return True
 
 
 def _summary(pycolmap: Any, database: Path, left_out: dict[str, str]) -> DatabaseSummary:

@@ -26,7 +26,7 @@ PHOTOS_IN_A_SHARD = 16
 READERS = min(8, (os.cpu_count() or 1) + 1)
 """Threads that decode photos while the model computes."""
 
-BROKEN = (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+BROKEN = (OSError, ValueError, Image.DecompressionBombError)
 """What reading a photo raises that is no image, or not a whole one, or too large."""
 
 

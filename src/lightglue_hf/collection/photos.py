@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -75,9 +74,12 @@ def stored_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
     Raises:
         OSError: it is no image, or cannot be read.
+        PIL.Image.DecompressionBombError: it has more pixels than Pillow takes without a warning.
     """
-    with warnings.catch_warnings(), Image.open(regular_file(path)) as image:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with Image.open(regular_file(path)) as image:
+        pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+        if most is not None and pixels > most:
+            raise Image.DecompressionBombError(f"{pixels} pixels exceed the limit of {most} for batches")
         return image.height, image.width
 
 
@@ -88,9 +90,7 @@ def load_stored(path: str | os.PathLike[str]) -> Image.Image:
         OSError: it cannot be read; the path is named.
         PIL.Image.DecompressionBombError: it has more pixels than Pillow takes without a warning.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error by the limit
-        return load_image(regular_file(path), max_pixels=Image.MAX_IMAGE_PIXELS, upright=False)
+    return load_image(regular_file(path), max_pixels=Image.MAX_IMAGE_PIXELS, upright=False)
 
 
 def gps_position(path: str | os.PathLike[str]) -> tuple[float, float] | None:

@@ -81,7 +81,7 @@ def upright_axes(turns: np.ndarray) -> np.ndarray:
         turns: `(cameras, 3, 3)`, world to camera.
     """
     right, below = turns[:, 0], turns[:, 1]
-    down = np.linalg.eigh(right.T @ right - 0.1 * below.T @ below)[1][:, 0]
+    down = np.linalg.eigh(right.T @ right - 1e-3 * below.T @ below)[1][:, 0]
     down = down if (below @ down).sum() >= 0 else -down
     ahead = turns[:, 2].mean(0)
     ahead = ahead - down * (ahead @ down)

@@ -228,12 +228,10 @@ def reconstruct(
 
 def _mapped(photos: str | os.PathLike[str], out: Path, threads: int) -> dict[str, Any] | None:
     """The model of a database, with its pictures; not made again as long as the database is the same."""
-    with open(out / "database.db", "rb") as file:
-        key = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     made = out / "sparse" / "made.json"
     if made.exists():
         there = json.loads(made.read_text())
-        if there["database"] == key and (out / "photos.png").exists():
+        if there["database"] == _digest(out / "database.db") and (out / "photos.png").exists():
             return there["mapping"]
         made.unlink()
     mapping = map_photos(photos, out / "database.db", out / "sparse", threads)
@@ -244,12 +242,14 @@ def _mapped(photos: str | os.PathLike[str], out: Path, threads: int) -> dict[str
     (out / ".points.ply").replace(out / "points.ply")
     draw_cameras(reconstruction, out / "model.png")
     draw_photos(reconstruction, photos, out / "photos.png")
-    write_atomically(made, json.dumps({"database": key, "mapping": mapping._asdict()}, indent=1) + "\n")
+    about = {"database": _digest(out / "database.db"), "mapping": mapping._asdict()}  # COLMAP changes its header
+    write_atomically(made, json.dumps(about, indent=1) + "\n")
     return mapping._asdict()
 
 
-def _digest(file: Any) -> str:
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
