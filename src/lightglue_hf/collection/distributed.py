@@ -11,6 +11,7 @@ one kind the result is the same, bit for bit, as without Ray.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ class Cluster(NamedTuple):
             ShardActor,
             fn_constructor_args=(self.load, work, str(parts_of(store.path).absolute()), store.settings, threads),
             batch_size=1,
-            concurrency=min(workers, len(rows)),
+            compute=data.ActorPoolStrategy(size=min(workers, len(rows))),
             num_cpus=threads,
             num_gpus=self.gpus or None,
         )
@@ -119,13 +120,14 @@ class Cluster(NamedTuple):
         ray = import_optional("ray", "ray")
         data = import_optional("ray.data", "ray")
         if not ray.is_initialized():
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             options: dict[str, Any] = {"address": self.address} if self.address else {"include_dashboard": False}
             try:
                 ray.init(log_to_driver=False, logging_level="ERROR", **options)
             except ConnectionError as error:
                 raise OSError(f"no Ray cluster at {self.address}: {error}") from error
         data.DataContext.get_current().enable_progress_bars = False
+        for name in ("ray.data", "ray.data._internal"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         return data
 
     def _cpus(self) -> float:
