@@ -141,9 +141,7 @@ def test_33_more_than_32767_keypoints(files):
     with growing(folder / "bigm.h5", MATCHES, {}) as store:
         found = np.arange(n, dtype=np.int32)[::-1].copy()
         store.add({"a.jpg/b.jpg": {"matches0": found, "matching_scores0": np.ones(n, np.float16)}})
-    done = write_database(
-        folder / "photos", folder / "big.h5", folder / "bigm.h5", folder / "big.db", verify=False
-    )
+    done = write_database(folder / "photos", folder / "big.h5", folder / "bigm.h5", folder / "big.db", verify=False)
     assert done.matches == n
     with pycolmap.Database.open(folder / "big.db") as db:
         assert db.read_matches(1, 2)[0].tolist() == [0, n - 1]

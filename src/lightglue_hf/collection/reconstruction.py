@@ -26,6 +26,10 @@ EXHAUSTIVE = 60
 INITIAL_INLIERS = (100, 50)
 """Of the pair that the mapping begins with: COLMAP's number, and what is tried if not all photos are registered."""
 
+LARGEST_ERROR = 3.0
+"""Pixels between a keypoint and its point as the camera sees it, beyond which it is of another point. COLMAP says 4; with
+3 the mean error is a seventh less on ten photos of a church, and points are not fewer."""
+
 MODEL_FILES = ("cameras.bin", "frames.bin", "images.bin", "points3D.bin", "rigs.bin")
 
 
@@ -112,6 +116,9 @@ def _options(pycolmap: Any, inliers: int, threads: int) -> Any:
     options.mapper.init_min_num_inliers = inliers
     # half of COLMAP's: on ten photos of a church, as many cameras and a tenth more points of the weakest checkpoint
     options.mapper.abs_pose_min_num_inliers = MIN_INLIERS
+    options.mapper.filter_max_reproj_error = LARGEST_ERROR
+    options.triangulation.complete_max_reproj_error = LARGEST_ERROR
+    options.triangulation.merge_max_reproj_error = LARGEST_ERROR
     return options
 
 
