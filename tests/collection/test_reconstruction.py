@@ -1,8 +1,8 @@
+import itertools
 import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
@@ -46,7 +46,7 @@ def test_the_cameras_are_where_they_were(made):
     model = pycolmap.Reconstruction(out / "sparse")
     found = {image.name: image.cam_from_world() for image in model.images.values()}
     names = sorted(poses)
-    for a, b in zip(names, names[1:]):
+    for a, b in itertools.pairwise(names):
         relative = found[b].rotation.matrix() @ found[a].rotation.matrix().T
         true = poses[b][0] @ poses[a][0].T
         angle = np.degrees(np.arccos(np.clip((np.trace(relative @ true.T) - 1) / 2, -1, 1)))

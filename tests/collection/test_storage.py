@@ -47,6 +47,18 @@ def grow(path, *parts, dataset=FEATURES, settings=SETTINGS):
     return path
 
 
+def interrupted(path, groups):
+    """A part is written, and then something goes wrong."""
+
+    def run():
+        with growing(path, FEATURES, SETTINGS) as store:
+            store.add(groups)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        run()
+
+
 # -- hloc's layout; what its code does with such files, at hloc@abb2520
 
 
@@ -69,15 +81,14 @@ def hloc_list_names(path):
 
 
 def hloc_get_matches(path, name0, name1):
+    key0, key1 = (name.replace("/", "-") for name in (name0, name1))
     with h5py.File(str(path), "r", libver="latest") as file:
-        for first, second, reverse in ((name0, name1, False), (name1, name0, True)):
-            pair = "/".join((first.replace("/", "-"), second.replace("/", "-")))
-            if pair in file:
-                break
-        found, scores = file[pair]["matches0"].__array__(), file[pair]["matching_scores0"].__array__()
-    index = np.where(found != -1)[0]
-    pairs = np.stack([index, found[index]], -1)
-    return np.flip(pairs, -1) if reverse else pairs, scores[index]
+        turned = f"{key0}/{key1}" not in file
+        group = file[f"{key1}/{key0}" if turned else f"{key0}/{key1}"]
+        found, scores = group["matches0"].__array__(), group["matching_scores0"].__array__()
+    (index,) = np.where(found != -1)
+    columns = (found[index], index) if turned else (index, found[index])
+    return np.stack(columns, -1), scores[index]
 
 
 def test_hloc_reads_features(tmp_path):
@@ -156,9 +167,7 @@ def test_the_same_parts_give_the_same_bytes(tmp_path):
 def test_an_error_keeps_the_parts_and_the_file_that_was_there(tmp_path):
     path = grow(tmp_path / "f.h5", {"a.jpg": features()})
     before = path.read_bytes()
-    with pytest.raises(KeyError), growing(path, FEATURES, SETTINGS) as store:
-        store.add({"b.jpg": features()})
-        raise KeyError
+    interrupted(path, {"b.jpg": features()})
     assert path.read_bytes() == before
     with growing(path, FEATURES, SETTINGS) as store:
         assert store.done == {"a.jpg", "b.jpg"}
@@ -166,9 +175,7 @@ def test_an_error_keeps_the_parts_and_the_file_that_was_there(tmp_path):
 
 
 def test_unfinished_files_say_so(tmp_path):
-    with pytest.raises(KeyError), growing(tmp_path / "f.h5", FEATURES, SETTINGS) as store:
-        store.add({"b.jpg": features()})
-        raise KeyError
+    interrupted(tmp_path / "f.h5", {"b.jpg": features()})
     with pytest.raises(InputError, match="not finished"):
         open_hdf5(tmp_path / "f.h5")
     (tmp_path / "broken.h5").write_bytes(b"no")
@@ -184,9 +191,7 @@ def test_31_other_settings_are_refused_and_named(tmp_path, merged):
     if merged:
         grow(path, {"a.jpg": features()})
     else:
-        with pytest.raises(KeyError), growing(path, FEATURES, SETTINGS) as store:
-            store.add({"a.jpg": features()})
-            raise KeyError
+        interrupted(path, {"a.jpg": features()})
     other = {**SETTINGS, "detector": {"type": "disk", "max_keypoints": 64}}
     with pytest.raises(InputError, match=r"detector.type superpoint there, disk now\. Choose"):
         grow(path, settings=other)
@@ -236,12 +241,17 @@ def file_limit():
 def test_29_disk_full(tmp_path, file_limit, while_merging):
     path = grow(tmp_path / "f.h5", {"a.jpg": features(1000)})
     before = path.read_bytes()
-    with pytest.raises(OSError, match="cannot be written") as error, growing(path, FEATURES, SETTINGS) as store:
-        if while_merging:
-            store.add({"b.jpg": features(1000)})
-        file_limit(len(before) + 2000 if while_merging else 5000)
-        if not while_merging:
-            store.add({"b.jpg": features(1000)})
+
+    def add():
+        with growing(path, FEATURES, SETTINGS) as store:
+            if while_merging:
+                store.add({"b.jpg": features(1000)})
+            file_limit(len(before) + 2000 if while_merging else 5000)
+            if not while_merging:
+                store.add({"b.jpg": features(1000)})
+
+    with pytest.raises(OSError, match="cannot be written") as error:
+        add()
     file_limit(resource.RLIM_INFINITY)
     assert "\n" not in str(error.value)[:200]
     assert path.read_bytes() == before

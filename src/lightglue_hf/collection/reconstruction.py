@@ -27,8 +27,9 @@ INITIAL_INLIERS = (100, 50)
 """Of the pair that the mapping begins with: COLMAP's number, and what is tried if not all photos are registered."""
 
 LARGEST_ERROR = 3.0
-"""Pixels between a keypoint and its point as the camera sees it, beyond which it is of another point. COLMAP says 4; with
-3 the mean error is a seventh less on ten photos of a church, and points are not fewer."""
+"""Pixels between a keypoint and its point as the camera sees it, beyond which it is of another point.
+
+COLMAP says 4; with 3 the mean error is a seventh less on ten photos of a church, and points are not fewer."""
 
 MODEL_FILES = ("cameras.bin", "frames.bin", "images.bin", "points3D.bin", "rigs.bin")
 
