@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lightglue_hf.collection import colmap
 from lightglue_hf.collection.colmap import write_database
 from lightglue_hf.collection.storage import FEATURES, MATCHES, growing, pair_key
 from lightglue_hf.utils.errors import InputError
@@ -87,6 +88,24 @@ def test_the_same_matches_give_the_same_database(files):
             read.append([geometry.inlier_matches.tolist() for _, geometry in zip(*db.read_two_view_geometries())])
     assert read[0] == read[1]
     assert len(read[0]) >= 2
+
+
+def test_29_a_full_disk_is_seen_before_colmap_ends_the_process(files, monkeypatch):
+    folder, _ = files
+    usage = colmap.shutil.disk_usage(folder)
+    monkeypatch.setattr(colmap.shutil, "disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(OSError, match="No space left on device"):
+        write(folder)
+    assert not (folder / "d.db").exists()
+    assert not list(folder.glob("*.parts"))
+
+
+def test_28_what_a_killed_process_left_is_removed(files):
+    folder, _ = files
+    (folder / "d.db.parts" / "some").mkdir(parents=True)
+    (folder / "d.db.parts" / "database.db").write_bytes(b"half")
+    assert write(folder).photos == 3
+    assert not list(folder.glob("*.parts"))
 
 
 def test_one_camera(files):

@@ -5,6 +5,7 @@ COLMAP puts the centre of the first pixel at (0.5, 0.5): half a pixel is added h
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -122,8 +123,8 @@ def _changing(path: Path) -> Iterator[tuple[Path, list[str]]]:
     aside = Path(f"{path}.parts")
     with working_directory(aside):
         try:
-            for left in aside.iterdir():
-                left.unlink()
+            for left in aside.iterdir():  # of a killed process
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             copy = aside / "database.db"
             if path.exists():
                 shutil.copyfile(path, copy)
@@ -194,6 +195,10 @@ def _verify(pycolmap: Any, database: Path, pairs: list[tuple[str, str]], max_err
         left = [pair for pair in pairs if not db.exists_two_view_geometry(*(ids[name] for name in pair))]
     if not left:
         return False
+    # COLMAP writes from a thread of its own, and ends the whole process if the disk is full
+    needed = 2 * database.stat().st_size
+    if shutil.disk_usage(database.parent).free < needed:
+        raise OSError(f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes are needed for {database.parent}")
     options = pycolmap.TwoViewGeometryOptions(min_num_inliers=MIN_INLIERS)
     options.ransac.max_error = max_error
     options.ransac.random_seed = SEED
