@@ -101,6 +101,12 @@ def most_alike(descriptors: Tensor, count: int, rows: Sequence[int] | None = Non
         part = wanted[start : start + AT_ONCE]
         alike = descriptors[part] @ descriptors.T
         alike[torch.arange(len(part)), torch.tensor(part)] = -torch.inf
-        # equal ones in the order of their numbers, whatever the processor
-        best = torch.sort(alike, dim=1, descending=True, stable=True).indices[:, :count]
-        yield from zip(part, best.tolist())
+        if count < 1:
+            yield from ((i, []) for i in part)
+            continue
+        worst = alike.topk(count, dim=1).values[:, -1:]
+        for i, row, enough in zip(part, alike, alike >= worst):
+            (candidates,) = torch.nonzero(enough, as_tuple=True)
+            # equal ones in the order of their numbers, whatever the processor
+            order = torch.sort(row[candidates], descending=True, stable=True).indices[:count]
+            yield i, candidates[order].tolist()
