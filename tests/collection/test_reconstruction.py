@@ -100,6 +100,8 @@ def test_too_few_photos(tmp_path, model, processor):
     (folder / "b.jpg").write_text("no image")
     with pytest.raises(InputError, match="1 of 2 photos can be read"):
         reconstruct(folder, tmp_path / "out", model, processor)
+    with pytest.raises(InputError, match="taken for photos"):
+        reconstruct(folder, folder / "out", model, processor)
     with pytest.raises(InputError, match="directory of"):
         reconstruct(folder, tmp_path / "no" / "out", model, processor)
 

@@ -23,12 +23,6 @@ ENGINES = ("torch", "openvino", "ray")
 EXIT = " The exit status is 3 if photos or pairs were left out, which are listed, and 2 for an error."
 
 
-def folder(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is no folder")
-    return Path(text)
-
-
 def hdf5(text: str) -> Path:
     return target(text, {".h5", ".hdf5"}, ".h5")
 

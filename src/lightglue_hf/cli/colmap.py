@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from .arguments import refuse_overwriting
-from .collection import EXIT, add_camera_options, add_summary, bars, database, folder, report
+from .collection import EXIT, add_camera_options, add_summary, bars, database, report
 
 HELP = "write a COLMAP database of photos, features and matches, and verify it"
 EPILOG = "What the database has already is not added again." + EXIT
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", type=folder, metavar="PHOTOS", help="folder, with those below it")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder, with those below it")
     parser.add_argument("features", type=Path, metavar="FEATURES.h5", help="of `lightglue-hf features`, or hloc's")
     parser.add_argument("matches", type=Path, metavar="MATCHES.h5", help="of `lightglue-hf match-pairs`, or hloc's")
     parser.add_argument("-o", "--output", type=database, required=True, metavar="DATABASE.db", help="file to write")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from .arguments import add_model_options
 from .collection import (
@@ -11,18 +12,17 @@ from .collection import (
     add_summary,
     bars,
     cluster_of,
-    folder,
     hdf5,
     load_for_collection,
     report,
 )
 
-HELP = "find the features of every photo of a folder, in hloc's HDF5 layout"
+HELP = "find the features of every photo of a in hloc's HDF5 layout"
 EPILOG = "Goes on where it stopped. The EXIF orientation is ignored, as COLMAP ignores it; docs/collections.md." + EXIT
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", type=folder, metavar="PHOTOS", help="folder, with those below it")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder, with those below it")
     parser.add_argument("-o", "--output", type=hdf5, required=True, metavar="FEATURES.h5", help="file to write")
     add_model_options(parser, threshold=False)
     add_engine(parser, "photos of one size")

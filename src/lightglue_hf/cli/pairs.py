@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..utils.errors import InputError
-from .collection import EXIT, add_pair_options, add_summary, folder, hdf5, pair_options, report, text_file
+from .collection import EXIT, add_pair_options, add_summary, hdf5, pair_options, report, text_file
 
 HELP = "choose which photos of a folder are matched with which"
 EPILOG = (
@@ -15,7 +16,7 @@ EPILOG = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", type=folder, metavar="PHOTOS", help="folder, with those below it")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder, with those below it")
     parser.add_argument("-o", "--output", type=text_file, required=True, metavar="PAIRS.txt", help="file to write")
     ways = ("exhaustive", "sequential", "retrieval", "gps")
     parser.add_argument("--by", choices=ways, default="exhaustive", help="default: exhaustive")

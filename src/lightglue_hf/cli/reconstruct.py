@@ -18,7 +18,6 @@ from .collection import (
     bars,
     cluster_of,
     count,
-    folder,
     load_for_collection,
     pair_options,
 )
@@ -33,7 +32,7 @@ NO_MODEL = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", type=folder, metavar="PHOTOS", help="folder, with those below it")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder, with those below it")
     parser.add_argument("output", type=Path, metavar="OUT", help="directory to write")
     add_model_options(parser, max_keypoints=2048, longest_edge=1024)
     ways = ("auto", "exhaustive", "sequential", "retrieval", "gps")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..utils.errors import InputError
 from ..utils.optional import import_optional
 from .storage import Settings, Store, parts_of, write_part
 from .work import Shard, Worker
@@ -57,7 +58,7 @@ class ShardActor:
                     for part in self.work([json.loads(text)]):
                         write_part(self.parts, part.groups, self.settings)
                         left_out, groups = part.left_out, len(part.groups)
-                except OSError as problem:  # the same for whoever tries again
+                except (OSError, InputError) as problem:  # the same for whoever tries again
                     error = str(problem)
             results["left_out"].append(json.dumps(left_out))
             results["groups"].append(groups)
@@ -85,7 +86,7 @@ class Cluster(NamedTuple):
 
         Raises:
             MissingPackageError: Ray is not installed.
-            OSError: a part cannot be written.
+            OSError: a worker cannot read what it has to, or write a part.
         """
         if not shards:
             return {}

@@ -197,6 +197,8 @@ def reconstruct(
     import_pycolmap()  # before hours of work
     if len(photo_names(photos)) < 2:
         raise InputError(f"one photo in {photos}: a reconstruction needs two, and better twenty")
+    if out.resolve().is_relative_to(Path(photos).resolve()):
+        raise InputError(f"{out} lies in {photos}: its pictures would be taken for photos the next time")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is no directory")
     if not out.absolute().parent.is_dir():

@@ -57,7 +57,16 @@ def pair_key(name0: str, name1: str) -> str:
 
 def write_pairs(path: str | os.PathLike[str], pairs: Iterable[tuple[str, str]]) -> None:
     """Write pairs of names, one a line; whole or not at all."""
-    write_atomically(path, "".join(f"{name0} {name1}\n" for name0, name1 in pairs))
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(f"{name0} {name1}\n" for name0, name1 in pairs)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
