@@ -3,8 +3,12 @@
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
-# make benchmark    measure it beside transformers and kornia; ARGS=--quick, ARGS=--write-docs
-# make benchmark-export    measure the exported graphs
+# make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
+# make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
+#                   ARGS=--quick, ARGS=--write-docs
+# make benchmark-export    the same for the tables of docs/export.md
+# make pack-gpu    write what benchmark-gpu needs into build/gpu
+# make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do command -v $$p && break; done)
@@ -25,7 +29,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 benchmark benchmark-export quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -45,11 +49,20 @@ test-export: .venv-export/.dev-export
 test-export5: .venv-export5/.dev-export
 	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
 
-benchmark: .venv/.benchmark
-	@$(BIN)/python -m benchmarks $(ARGS)
+fuzz: .venv-export/.dev-export
+	@$(BIN_EXPORT)/python -m pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
 
-benchmark-export: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m benchmarks --only g,i $(ARGS)
+benchmark: .venv-export/.benchmark
+	@$(BIN_EXPORT)/python -m benchmarks $(ARGS)
+
+benchmark-export: .venv-export/.benchmark
+	@$(BIN_EXPORT)/python -m benchmarks --page export.md $(ARGS)
+
+pack-gpu: .venv-export/.benchmark
+	@$(BIN_EXPORT)/python -m benchmarks.gpu --pack
+
+benchmark-gpu:
+	@PYTHONPATH=src "$(PYTHON)" -m benchmarks.gpu $(ARGS)
 
 quality: .venv/.dev
 	@$(BIN)/ruff check .
@@ -63,14 +76,14 @@ style: .venv/.dev
 clean:
 	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results
 
-.venv/.demo .venv/.dev .venv/.benchmark: .venv/.%: pyproject.toml constraints.txt
+.venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
 .venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
-.venv-export/.dev-export: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
-	$(call install,.venv-export,constraints.txt constraints-export.txt,dev-export,$(PLUGIN))
+.venv-export/.dev-export .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
+	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))
 
 # Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.
 .venv-export5/.dev-export: pyproject.toml optimum-plugin/pyproject.toml constraints-export5.txt

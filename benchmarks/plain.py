@@ -5,8 +5,13 @@ another product, output projections and concatenations stand as they are, rows a
 log-softmax each, and local maxima are those of a max-pooling in windows.
 """
 
+import tempfile
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,12 +43,17 @@ class PlainGraph(nn.Module):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         size = torch.tensor(pixel_values.shape[-1:-3:-1])
         keypoints, descriptors = self.detect(pixel_values[0, :, :1])
+        return (keypoints / size)[None], self.match(keypoints, descriptors, size)
+
+    def match(self, keypoints: Tensor, descriptors: Tensor, size: Tensor) -> Tensor:
+        """Keypoints `(2, n, 2)` in pixels of images of one size (width, height), and `(2, n, d)` -> `(1, 2, n)`."""
         positions = (keypoints - size / 2) / (size.max() / 2)
-        angles = self.model.positional_encoder.projector(positions).repeat_interleave(2, -1)[:, None]
+        angles = self.model.positional_encoder.projector(positions)
+        angles = torch.stack([angles, angles], -1).flatten(-2)[:, None]
         hidden = descriptors
         for i in range(len(self.merged)):
             hidden = self.layer(i, hidden, angles.cos(), angles.sin())
-        return (keypoints / size)[None], self.assign(hidden)
+        return self.assign(hidden)
 
     def detect(self, grey: Tensor) -> tuple[Tensor, Tensor]:
         """Keypoints `(2, n, 2)` in pixels and their descriptors `(2, n, d)`."""
@@ -120,13 +130,65 @@ def local_maxima(scores: Tensor, radius: int) -> Tensor:
     return torch.where(maxima, scores, zeros)
 
 
-def convert(model: LightGlueForKeypointMatching, height: int, width: int) -> Any:
-    """The plain graph as an `openvino.Model` for images of one size."""
+class PlainMatcher(nn.Module):
+    """The plain graph's matcher: keypoints `(2, n, 2)` in pixels, descriptors `(2, n, d)` -> `(1, 2, n)`."""
+
+    def __init__(self, model: LightGlueForKeypointMatching, height: int, width: int) -> None:
+        super().__init__()
+        self.plain, self.size = PlainGraph(model), torch.tensor([width, height])
+
+    def forward(self, keypoints: Tensor, descriptors: Tensor) -> Tensor:
+        return self.plain.match(keypoints, descriptors, self.size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On a runtime
+
+
+def plain_pipeline(engine: str, precision: str, model: Any, task: Any) -> Callable[[Tensor], SimpleNamespace]:
+    """Pixels `(1, 2, 3, height, width)` -> keypoints and matches, by OpenVINO or ONNX Runtime."""
+    run = on_runtime(engine, precision, PlainGraph(model), (torch.rand(1, 2, 3, task.height, task.width),))
+    return lambda pixels: SimpleNamespace(**dict(zip(("keypoints", "matches"), run(pixels))))
+
+
+def plain_matcher(engine: str, precision: str, model: Any, features: Any) -> Callable[[Any], Tensor]:
+    """Features of a pair, as many as were given here -> matches `(1, 2, n)`."""
+
+    def arguments(features: Any) -> tuple[Tensor, Tensor]:
+        return features.keypoints[0], features.descriptors[0]
+
+    height, width = features.image_sizes[0, 0].tolist()
+    run = on_runtime(engine, precision, PlainMatcher(model, height, width), arguments(features))
+    return lambda features: run(*arguments(features))[0]
+
+
+@torch.no_grad()
+def on_runtime(
+    engine: str, precision: str, module: nn.Module, example: tuple[Tensor, ...]
+) -> Callable[..., list[Tensor]]:
+    """A module traced for inputs of the example's shapes, as a function on "OpenVINO" or "ONNX Runtime"."""
+    from .contestants import ONNXRUNTIME, openvino_config
+
+    if engine == ONNXRUNTIME:
+        return on_onnxruntime(module.eval(), example)
     import openvino
 
-    example = torch.rand(1, 2, 3, height, width)
-    with torch.no_grad():
-        traced = torch.jit.trace(PlainGraph(model).eval(), example, check_trace=False)
-    converted = openvino.convert_model(traced, example_input=example)
-    converted.reshape({converted.inputs[0]: openvino.PartialShape(list(example.shape))})
-    return converted
+    traced = torch.jit.trace(module.eval(), example, check_trace=False)
+    graph = openvino.convert_model(traced, example_input=example)
+    graph.reshape({port: openvino.PartialShape(list(x.shape)) for port, x in zip(graph.inputs, example)})
+    compiled = openvino.compile_model(graph, "CPU", openvino_config(precision))
+    return lambda *inputs: [torch.from_numpy(np.array(x)) for x in compiled([x.numpy() for x in inputs]).to_tuple()]
+
+
+def on_onnxruntime(module: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., list[Tensor]]:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = f"{directory}/model.onnx"
+        names = [f"input{i}" for i in range(len(example))]
+        torch.onnx.export(module, example, file, dynamo=False, opset_version=18, input_names=names)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda *inputs: [
+        torch.from_numpy(x) for x in session.run(None, {name: x.numpy() for name, x in zip(names, inputs)})
+    ]

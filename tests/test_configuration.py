@@ -5,18 +5,24 @@ import json
 import pytest
 from transformers import AutoConfig
 
-from lightglue_hf import LightGlueConfig, SuperPointConfig
+from lightglue_hf import LightGlueConfig
+from lightglue_hf.detectors import DETECTORS, configuration_class
 
 WRONG = ["text", -7, 2**40, 1e300, True, [], {}, [1, 2], {"a": 1}, None]
 DERIVED = {"hidden_size", "intermediate_size", "model_type", "architectures", "transformers_version", "dtype"}
 
 
-@pytest.mark.parametrize("config_class", [LightGlueConfig, SuperPointConfig])
+def fields_of(config_class):
+    code = config_class.__init__.__code__
+    return [name for name in code.co_varnames[: code.co_argcount] if name not in {"self"}]
+
+
+@pytest.mark.parametrize("config_class", [LightGlueConfig, *map(configuration_class, DETECTORS)])
 def test_a_wrong_value_is_named_and_nothing_else_goes_wrong(config_class, tmp_path):
     """Every field with every wrong value, as config.json: it is taken, or a ValueError begins with a field's name."""
     values = json.loads(config_class().to_json_string(use_diff=False))
     fields = [name for name in values if name in config_class.__init__.__code__.co_varnames and name not in DERIVED]
-    assert len(fields) > 10
+    assert set(fields) | {"trust_remote_code"} >= set(fields_of(config_class))
     messages = []
     for field in fields:
         for wrong in WRONG:
@@ -26,7 +32,7 @@ def test_a_wrong_value_is_named_and_nothing_else_goes_wrong(config_class, tmp_pa
             except ValueError as error:
                 messages.append(str(error))
     assert [message for message in messages if not message.startswith(tuple(fields))] == []
-    assert len(messages) > 5 * len(fields)
+    assert len(messages) >= 5 * len(fields)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,38 @@ def test_numbers_beyond_any_network_are_refused(values):
 def test_whole_numbers_stand_for_thresholds():
     config = LightGlueConfig(depth_confidence=-1, width_confidence=0, filter_threshold=1)
     assert (config.depth_confidence, config.width_confidence, config.filter_threshold) == (-1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dtype", []),
+        ("dtype", "float33"),
+        ("torch_dtype", "Tensor"),
+        ("id2label", True),
+        ("output_hidden_states", "yes"),
+        ("architectures", [1]),
+        ("is_encoder_decoder", True),
+        ("to_dict", 1),
+        ("from_pretrained", None),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["lightglue", *DETECTORS])
+def test_a_wrong_value_of_what_transformers_reads_is_named(model_type, field, value):
+    config_class = configuration_class(model_type) or LightGlueConfig
+    with pytest.raises(ValueError, match=field):
+        config_class(**{field: value})
+    assert config_class(dtype="float16", output_hidden_states=True, id2label={0: "a"}, strange=[1]).strange == [1]
+
+
+@pytest.mark.parametrize("model_type", ["lightglue", *DETECTORS])
+def test_what_is_read_at_every_call_is_never_none(model_type):
+    config = (configuration_class(model_type) or LightGlueConfig)()
+    names = ("depth_confidence", "width_confidence", "filter_threshold", "max_keypoints", "keypoint_threshold")
+    names = [name for name in names if hasattr(config, name)]
+    assert len(names) >= 2
+    for name in names:
+        with pytest.raises(ValueError, match=f"{name} must be a number, got None"):
+            setattr(config, name, None)
+        setattr(config, name, 1)
+        assert getattr(config, name) == 1

@@ -52,10 +52,10 @@ def test_02_one_pair_may_stop_early_and_another_reach_the_end():
 def test_03_each_of_stopping_and_pruning_can_be_off():
     pairs = different_pairs()
     n = whole_model()(pairs).mask.shape[-1]
-    for depth, width in SETTINGS:
-        outputs = whole_model(depth_confidence=depth, width_confidence=width)(pairs)
+    for depth, width, rejection in SETTINGS:
+        outputs = whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)(pairs)
         assert outputs.matches.shape == outputs.matching_scores.shape == outputs.prune.shape == (6, 2, n)
-        assert (outputs.stop[0] == LAYERS) or depth > 0
+        assert (outputs.stop[0] == LAYERS) or depth > 0 or rejection > 0
 
 
 @torch.no_grad()
@@ -93,10 +93,16 @@ def test_05_all_keypoints_may_be_pruned(depth):
     assert outputs.prune.max() == 1
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_06_padding_does_not_match_padding(depth, width):
-    model = whole_model(max_keypoints=200, depth_confidence=depth, width_confidence=width, filter_threshold=-1)
+def test_06_padding_does_not_match_padding(depth, width, rejection):
+    model = whole_model(
+        max_keypoints=200,
+        depth_confidence=depth,
+        width_confidence=width,
+        rejection_threshold=rejection,
+        filter_threshold=-1,
+    )
     outputs = model(different_pairs())
     padding = outputs.mask == 0
     assert padding[3].sum(-1).min() > 20

@@ -4,6 +4,7 @@ transformers' side runs in another process, which never sees this package.
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,6 +20,8 @@ from lightglue_hf import (
     SuperPointConfig,
     SuperPointForKeypointDetection,
 )
+
+from .tiny import whole_model
 
 STOCK = """
 import json, sys
@@ -353,3 +356,16 @@ def test_a_dtype_can_be_asked_for(saved, tmp_path, auto_class):
         SuperPointForKeypointDetection(SuperPointConfig.from_dict(DETECTOR)).save_pretrained(saved)
     assert auto_class.from_pretrained(saved, dtype=torch.bfloat16).dtype == torch.bfloat16
     assert auto_class.from_pretrained(saved).dtype == torch.float32
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes there")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_saved_weights_may_be_read_by_whom_the_umask_lets(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        whole_model().save_pretrained(tmp_path)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("config.json", "model.safetensors"), mode)

@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForKeypointDetection, AutoModelForKeypointMatching
 
-from lightglue_hf import LightGlueImageProcessor, bundled_checkpoint
+from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
+from lightglue_hf.modeling_lightglue import LightGlueKeypointMatchingOutput
 
 from .tiny import LAYERS, SETTINGS, different_pairs, whole_model
 
@@ -135,10 +136,10 @@ def assert_valid_shapes(outputs, batch, n):
     assert not any(value.isnan().any() for value in outputs.values() if value is not None)
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_15_images_of_a_few_pixels(depth, width):
-    model = whole_model(depth_confidence=depth, width_confidence=width)
+def test_15_images_of_a_few_pixels(depth, width, rejection):
+    model = whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     processor = LightGlueImageProcessor(do_resize=False)
     sizes = [((1, 1), (7, 5)), ((3, 3), (1, 1))]
     images = [[Image.new("RGB", size[::-1], "gray") for size in pair] for pair in sizes]
@@ -165,10 +166,16 @@ def test_16_an_image_of_three_pixels_width():
 
 
 @pytest.mark.parametrize("max_keypoints", [-1, 50])
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_17_no_keypoints_in_one_image(depth, width, max_keypoints):
-    model = whole_model(max_keypoints, depth_confidence=depth, width_confidence=width, filter_threshold=-1)
+def test_17_no_keypoints_in_one_image(depth, width, rejection, max_keypoints):
+    model = whole_model(
+        max_keypoints,
+        depth_confidence=depth,
+        width_confidence=width,
+        rejection_threshold=rejection,
+        filter_threshold=-1,
+    )
     for order in ([0, 1], [1, 0]):
         outputs = model(different_pairs()[1:2, order])
         counts = outputs.mask.sum(-1)[0, order]
@@ -180,10 +187,10 @@ def test_17_no_keypoints_in_one_image(depth, width, max_keypoints):
         assert_valid_shapes(outputs, 1, int(counts[1]))
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_18_no_keypoints_in_either_image(depth, width):
-    model = whole_model(depth_confidence=depth, width_confidence=width)
+def test_18_no_keypoints_in_either_image(depth, width, rejection):
+    model = whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     black = torch.zeros(3, 2, 3, 48, 64)
     assert_valid_shapes(model(black), 3, 0)
     with torch.enable_grad():
@@ -192,13 +199,31 @@ def test_18_no_keypoints_in_either_image(depth, width):
     assert loss == 0
 
 
+@torch.no_grad()
+def test_18_no_keypoints_and_no_sizes():
+    keypoints, descriptors = torch.zeros(2, 2, 0, 2), torch.zeros(2, 2, 0, 16)
+    for depth, width, rejection in SETTINGS:
+        model = whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
+        assert model(keypoints=keypoints, descriptors=descriptors).matches.shape == (2, 2, 0)
+
+
 # -- 20: numbers that are none
 
 
+@pytest.mark.parametrize("part", ["keypoint_detector", "match_assignment_layers"])
+def test_weights_that_are_not_numbers_are_named(part, tmp_path):
+    model = whole_model()
+    name, weight = next((n, p) for n, p in model.named_parameters() if n.startswith(part))
+    weight.data.view(-1)[0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"NaN or Inf in {name}"):
+        LightGlueForKeypointMatching.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
-def test_20_numbers_that_are_none_are_refused_and_named(value, depth, width):
-    model = whole_model(depth_confidence=depth, width_confidence=width)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
+def test_20_numbers_that_are_none_are_refused_and_named(value, depth, width, rejection):
+    model = whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     pixel_values = different_pairs()
     pixel_values[4, 1, 0, 47, 63] = value
     for call in (model, model.extract_features):
@@ -238,10 +263,10 @@ def photo_pairs():
 
 
 @pytest.mark.parametrize("max_keypoints", [-1, 30])
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_21_photos_of_unequal_sizes_match_in_a_batch_as_alone(depth, width, max_keypoints):
-    model = whole_model(max_keypoints, depth_confidence=depth, width_confidence=width)
+def test_21_photos_of_unequal_sizes_match_in_a_batch_as_alone(depth, width, rejection, max_keypoints):
+    model = whole_model(max_keypoints, depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     processor = LightGlueImageProcessor(size={"longest_edge": 64})
     pairs = photo_pairs()
     batch = model(**processor(pairs, return_tensors="pt"))
@@ -282,7 +307,9 @@ def test_22_pairs_that_stop_out_of_order():
 @torch.no_grad()
 def test_23_all_settings_give_the_same_shapes():
     pairs = different_pairs()
-    outputs = [whole_model(depth_confidence=d, width_confidence=w)(pairs) for d, w in SETTINGS]
+    outputs = [
+        whole_model(depth_confidence=d, width_confidence=w, rejection_threshold=r)(pairs) for d, w, r in SETTINGS
+    ]
     for output in outputs:
         assert_valid_shapes(output, 6, outputs[0].mask.shape[-1])
         assert {name: value.dtype for name, value in output.items()} == {
@@ -308,10 +335,13 @@ def test_24_all_points_pruned(depth):
     assert (outputs.stop < LAYERS).all()
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_25_swapped_images_give_the_inverse(depth, width):
-    model, pairs = whole_model(depth_confidence=depth, width_confidence=width), different_pairs()
+def test_25_swapped_images_give_the_inverse(depth, width, rejection):
+    model, pairs = (
+        whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection),
+        different_pairs(),
+    )
     forward, swapped = model(pairs), model(pairs.flip(1))
     assert torch.equal(forward.stop, swapped.stop)
     for row in range(6):
@@ -327,3 +357,21 @@ def test_26_sizes_of_photos_must_be_those_of_the_batch():
         processor.post_process_keypoint_matching(outputs, torch.tensor([[48, 64]]))
     with pytest.raises(ValueError, match=r"target_sizes|batch"):
         processor.post_process_keypoint_matching(outputs, [((48, 64), (48, 64))])
+
+
+def test_33_indices_of_many_keypoints_stay():
+    """Two of 40,000, beyond what 16 bits count, and with coordinates that tell which."""
+    n = 40_000
+    keypoints = torch.arange(n).float()[:, None].expand(1, 2, n, 2) / n
+    matches = torch.full((1, 2, n), -1)
+    matches[0, 0, 39_999], matches[0, 1, 33_000] = 33_000, 39_999
+    outputs = LightGlueKeypointMatchingOutput(
+        matches=matches,
+        matching_scores=(matches >= 0).float(),
+        keypoints=keypoints,
+        mask=torch.ones(1, 2, n, dtype=torch.int32),
+        image_sizes=torch.full((1, 2, 2), n),
+    )
+    (result,) = LightGlueImageProcessor().post_process_keypoint_matching(outputs, [((n, n), (n, n))])
+    assert result["keypoints0"].round().tolist() == [[39_999, 39_999]]
+    assert result["keypoints1"].round().tolist() == [[33_000, 33_000]]

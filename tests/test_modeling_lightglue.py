@@ -17,7 +17,8 @@ from lightglue_hf.modeling_lightglue import IGNORED, UNMATCHED, Assignment, norm
 
 from .reference import features_of_case, matcher
 
-SETTINGS = list(itertools.product((0.95, -1), (0.99, 0.5, -1)))
+# depth_confidence, width_confidence, rejection_threshold
+SETTINGS = [*itertools.product((0.95, -1), (0.99, 0.5, -1), (0,)), (-1, 0.5, 0.25), (-1, -1, 0.25)]
 
 
 def pairs_of_different_kinds(kind="sp"):
@@ -49,10 +50,10 @@ def single(features, row):
     return {name: value if name == "image_sizes" else value[:, :, :n] for name, value in pair.items()}, n
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_a_batch_equals_its_singles(depth, width):
-    model = matcher("sp", depth_confidence=depth, width_confidence=width)
+def test_a_batch_equals_its_singles(depth, width, rejection):
+    model = matcher("sp", depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     features = pairs_of_different_kinds()
     batch = model.match_features(**features)
     for row in range(6):
@@ -69,10 +70,10 @@ def test_a_batch_equals_its_singles(depth, width):
         assert len(batch.prune.unique()) >= 3, "the points are meant to be pruned at different layers"
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_order_of_pairs_and_position_of_padding_do_not_matter(depth, width):
-    model = matcher("sp", depth_confidence=depth, width_confidence=width)
+def test_order_of_pairs_and_position_of_padding_do_not_matter(depth, width, rejection):
+    model = matcher("sp", depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     features = pairs_of_different_kinds()
     expected = model.match_features(**features)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -89,10 +90,10 @@ def test_order_of_pairs_and_position_of_padding_do_not_matter(depth, width):
     assert torch.equal(outputs.prune, expected.prune[:, :, shuffle])
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_swapped_images_give_the_inverse(depth, width):
-    model = matcher("sp", depth_confidence=depth, width_confidence=width)
+def test_swapped_images_give_the_inverse(depth, width, rejection):
+    model = matcher("sp", depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     features = pairs_of_different_kinds()
     forward = model.match_features(**features)
     swapped = model.match_features(**{name: value.flip(1) for name, value in features.items()})
@@ -103,11 +104,17 @@ def test_swapped_images_give_the_inverse(depth, width):
     assert torch.equal(matches1[rows, matches0[rows, columns]], columns)
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @pytest.mark.parametrize("filter_threshold", [0.1, -1])
 @torch.no_grad()
-def test_padding_never_matches(depth, width, filter_threshold):
-    model = matcher("sp", depth_confidence=depth, width_confidence=width, filter_threshold=filter_threshold)
+def test_padding_never_matches(depth, width, rejection, filter_threshold):
+    model = matcher(
+        "sp",
+        depth_confidence=depth,
+        width_confidence=width,
+        rejection_threshold=rejection,
+        filter_threshold=filter_threshold,
+    )
     features = pairs_of_different_kinds()
     features["keypoints"][features["mask"] == 0] = 1e6  # what lies in the padding is of no interest
     outputs = model.match_features(**features)
@@ -118,16 +125,20 @@ def test_padding_never_matches(depth, width, filter_threshold):
     partner_mask = features["mask"].flip(1).gather(2, outputs.matches.clamp(min=0))
     assert (partner_mask[outputs.matches >= 0] == 1).all()
     expected = matcher(
-        "sp", depth_confidence=depth, width_confidence=width, filter_threshold=filter_threshold
+        "sp",
+        depth_confidence=depth,
+        width_confidence=width,
+        rejection_threshold=rejection,
+        filter_threshold=filter_threshold,
     ).match_features(**pairs_of_different_kinds())
     assert torch.equal(outputs.matches, expected.matches)
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @pytest.mark.parametrize(("batch", "n"), [(1, 7), (3, 5), (2, 0), (0, 4)])
 @torch.no_grad()
-def test_all_settings_give_the_same_shapes_and_types(depth, width, batch, n):
-    model = matcher("sp", depth_confidence=depth, width_confidence=width)
+def test_all_settings_give_the_same_shapes_and_types(depth, width, rejection, batch, n):
+    model = matcher("sp", depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     outputs = model.match_features(
         torch.rand(batch, 2, n, 2) * 100,
         torch.rand(batch, 2, n, 64),
@@ -139,6 +150,33 @@ def test_all_settings_give_the_same_shapes_and_types(depth, width, batch, n):
     assert outputs.stop.shape == (batch,)
     assert outputs.matches.dtype == outputs.prune.dtype == outputs.stop.dtype == torch.int64
     assert outputs.mask.dtype == torch.int32
+
+
+@torch.no_grad()
+def test_pairs_of_which_little_matches_are_given_up():
+    features = pairs_of_different_kinds()
+    plain = matcher("sp", depth_confidence=-1, width_confidence=-1)
+    shares = torch.zeros(6)
+    empty = ~features["mask"].any(-1).all(-1)
+    for row in range(6):
+        pair, _ = single(features, row)
+        if pair["mask"].any(-1).all():
+            states = plain.match_features(**pair, output_hidden_states=True).hidden_states
+            assignment = plain.match_assignment_layers[1](states[7 + 4][None], pair["mask"].bool())
+            matches, _ = assignment.matches(plain.config.filter_threshold)
+            shares[row] = (matches[0, 0] >= 0).sum() / pair["mask"][0].sum(-1).min()
+    expected = plain.match_features(**features)
+    for threshold in shares.unique().tolist():
+        threshold = min(1.0, threshold + 1e-3)
+        outputs = matcher(
+            "sp", depth_confidence=-1, width_confidence=-1, rejection_threshold=threshold
+        ).match_features(**features)
+        rejected = shares < threshold
+        assert torch.equal(outputs.stop, torch.where(empty, 1, torch.where(rejected, 2, 4)))
+        assert (outputs.matches[rejected] == -1).all()
+        assert (outputs.matching_scores[rejected] == 0).all()
+        assert torch.equal(outputs.matches[~rejected], expected.matches[~rejected])
+    assert len(shares.unique()) >= 4, "of the pairs different shares are meant to match"
 
 
 @torch.no_grad()
@@ -432,10 +470,10 @@ def varlen_attention(module, query, key, value, attention_mask, cu_seq_lens_q=No
     return output.transpose(1, 2), None
 
 
-@pytest.mark.parametrize(("depth", "width"), SETTINGS)
+@pytest.mark.parametrize(("depth", "width", "rejection"), SETTINGS)
 @torch.no_grad()
-def test_flash_attention_packs_what_is_padded(depth, width, monkeypatch):
-    model = matcher("sp", depth_confidence=depth, width_confidence=width)
+def test_flash_attention_packs_what_is_padded(depth, width, rejection, monkeypatch):
+    model = matcher("sp", depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     features = pairs_of_different_kinds()
     expected = model.match_features(**features)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", varlen_attention)

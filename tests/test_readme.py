@@ -1,9 +1,12 @@
 """The README is true: its Python runs, its commands exist, its links lead somewhere."""
 
+import json
 import re
 import shlex
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lightglue_hf import cli
@@ -27,9 +30,15 @@ def test_python(tmp_path, monkeypatch, capsys):
     scripts = blocks("python")
     assert len(scripts) == 3
     names = {}
-    for script in scripts:
-        exec(compile(script, "README.md", "exec"), names)
-    assert re.match(r"\d+ matches, found by layer \d+\n", capsys.readouterr().out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        for script in scripts:
+            exec(compile(script, "README.md", "exec"), names)
+    count = int(re.match(r"(\d+) matches, found by layer \d+\n", capsys.readouterr().out)[1])
+    assert cli.main(["match", "left.jpg", "right.jpg", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert len(json.loads(line)["matches"]) == count, "the command finds what the sample finds"
+    np.testing.assert_allclose(json.loads(line)["keypoints0"], names["matches"]["keypoints0"].numpy(), atol=1e-3)
     assert Image.open("matches.png").size == (2 * 741, 500)
     assert len(names["matches"]["keypoints0"]) > 100
     assert names["outputs"].matches.shape[0] == 2

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lightglue_hf import bundled_checkpoint
 from lightglue_hf.detectors import DETECTORS
 
 from .tiny import whole_model
@@ -78,3 +79,45 @@ def test_every_detector_of_the_table_is_registered():
         config = configuration_class(model_type)()
         assert config.model_type == model_type
         assert type(AutoModelForKeypointDetection.from_config(config)) is model_class(config)
+
+
+QUIET = """
+import sys, lightglue_hf
+from transformers import AutoImageProcessor, pipeline
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+directory = sys.argv[1]
+processor = AutoImageProcessor.from_pretrained(directory)
+assert type(processor) is lightglue_hf.LightGlueImageProcessor
+assert type(pipeline("keypoint-matching", model=directory).image_processor) is lightglue_hf.LightGlueImageProcessor
+print("lightglue" in IMAGE_PROCESSOR_MAPPING_NAMES)
+"""
+
+
+def test_ours_is_given_without_a_word_of_slow_processors():
+    """Not by the Auto class and not by the pipeline; the table keeps its entry in transformers 5."""
+    import transformers
+
+    found = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-c", QUIET, str(bundled_checkpoint("tiny"))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "slow" not in found.stderr
+    assert found.stdout.splitlines()[-1] == str(not transformers.__version__.startswith("4."))
+
+
+def test_of_other_slow_processors_transformers_still_says_it(tmp_path, caplog):
+    import transformers
+
+    if not transformers.__version__.startswith("4."):
+        pytest.skip("transformers 5 says no such thing")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor"}')
+    transformers.utils.logging.warning_once.cache_clear()
+    transformers.utils.logging.enable_propagation()
+    try:
+        transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert "Using a slow image processor" in caplog.text

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig
 
-SETTINGS = [(0.9, 0.5), (0.9, -1), (-1, 0.9), (-1, -1)]  # depth_confidence, width_confidence
+# depth_confidence, width_confidence, rejection_threshold
+SETTINGS = [(0.9, 0.5, 0), (0.9, -1, 0), (-1, 0.9, 0), (-1, -1, 0), (0.9, 0.5, 0.04), (-1, -1, 0.04)]
 LAYERS = 4
 
 

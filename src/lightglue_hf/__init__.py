@@ -10,9 +10,46 @@ import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .registration import register
+
+if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors; a test holds it and _MODULES together
+    from .configuration_lightglue import LightGlueConfig as LightGlueConfig
+    from .convert.published import checkpoint as checkpoint, located as located
+    from .detectors.aliked import ALIKEDForKeypointDetection as ALIKEDForKeypointDetection
+    from .detectors.configuration_aliked import ALIKEDConfig as ALIKEDConfig
+    from .detectors.configuration_disk import DISKConfig as DISKConfig
+    from .detectors.configuration_doghardnet import DoGHardNetConfig as DoGHardNetConfig
+    from .detectors.configuration_sift import SIFTConfig as SIFTConfig
+    from .detectors.configuration_superpoint import SuperPointConfig as SuperPointConfig
+    from .detectors.configuration_xfeat import XFeatConfig as XFeatConfig
+    from .detectors.disk import DISKForKeypointDetection as DISKForKeypointDetection
+    from .detectors.doghardnet import DoGHardNetForKeypointDetection as DoGHardNetForKeypointDetection
+    from .detectors.sift import SIFTForKeypointDetection as SIFTForKeypointDetection
+    from .detectors.superpoint import SuperPointForKeypointDetection as SuperPointForKeypointDetection
+    from .detectors.xfeat import XFeatForKeypointDetection as XFeatForKeypointDetection
+    from .export import ExportOptions as ExportOptions
+    from .features import (
+        KeypointDetector as KeypointDetector,
+        KeypointDetectorConfig as KeypointDetectorConfig,
+        KeypointFeatures as KeypointFeatures,
+    )
+    from .image_processing_lightglue import LightGlueImageProcessor as LightGlueImageProcessor
+    from .modeling_lightglue import (
+        LightGlueForKeypointMatching as LightGlueForKeypointMatching,
+        LightGlueKeypointMatchingOutput as LightGlueKeypointMatchingOutput,
+    )
+    from .pipeline_keypoint_matching import KeypointMatchingPipeline as KeypointMatchingPipeline
+    from .runtime import (
+        ORTModelForKeypointMatching as ORTModelForKeypointMatching,
+        OVModelForKeypointMatching as OVModelForKeypointMatching,
+    )
+    from .visualization import (
+        plot_images as plot_images,
+        plot_keypoints as plot_keypoints,
+        plot_matches as plot_matches,
+    )
 
 try:
     __version__ = version("lightglue-hf")

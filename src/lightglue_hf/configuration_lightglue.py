@@ -6,7 +6,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.activations import ACT2CLS
 
 from .detectors import configuration_class
-from .utils.validation import choice, flag, number, whole_number
+from .utils.validation import choice, flag, inherited_fields, never_none, number, whole_number
 
 MOST_LAYERS, MOST_WIDE = 256, 1 << 16  # beyond any network: a mistake, or an attempt to fill the memory
 
@@ -25,6 +25,9 @@ class LightGlueConfig(PretrainedConfig):
         num_key_value_heads: of grouped-query attention; `num_attention_heads` by default.
         depth_confidence: a pair stops when more than this share of its keypoints is confident; <= 0 runs all layers.
         width_confidence: keypoints this certain to be unmatchable are pruned; <= 0 keeps all.
+        rejection_threshold: a pair is given up, without matches, when after the second layer fewer than this share
+            of the keypoints of its poorer image have a match; 0 gives up none. For collections most of
+            whose pairs show different things: see docs/checkpoints.md for what each published checkpoint bears.
         filter_threshold: a match's score is strictly greater.
         pruning_min_keypoints: an image with at most so many remaining keypoints is not pruned; -1 always prunes.
             A gather pays off from about 1024 on CUDA, 1536 with flash attention (cvg/LightGlue@1fd587b).
@@ -57,6 +60,7 @@ class LightGlueConfig(PretrainedConfig):
         num_key_value_heads: int | None = None,
         depth_confidence: float = 0.95,
         width_confidence: float = 0.99,
+        rejection_threshold: float = 0.0,
         filter_threshold: float = 0.1,
         pruning_min_keypoints: int = -1,
         input_dim: int | None = None,
@@ -91,6 +95,7 @@ class LightGlueConfig(PretrainedConfig):
             )
         self.depth_confidence = number("depth_confidence", depth_confidence)
         self.width_confidence = number("width_confidence", width_confidence)
+        self.rejection_threshold = number("rejection_threshold", rejection_threshold, 0, 1)
         self.filter_threshold = number("filter_threshold", filter_threshold)
         self.pruning_min_keypoints = whole_number("pruning_min_keypoints", pruning_min_keypoints, -1)
         self.input_dim = None if input_dim is None else whole_number("input_dim", input_dim, 1, MOST_WIDE)
@@ -113,7 +118,20 @@ class LightGlueConfig(PretrainedConfig):
         kwargs.pop("intermediate_size", None)
         self.hidden_size = descriptor_dim
         self.intermediate_size = 2 * descriptor_dim
-        super().__init__(**kwargs)
+        super().__init__(**inherited_fields(type(self), kwargs))
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether pairs stop early or are given up, or keypoints are pruned: whether work depends on values."""
+        return self.depth_confidence > 0 or self.width_confidence > 0 or self.rejection_threshold > 0
+
+    def run_all_layers(self) -> None:
+        """Turn all that off: every keypoint of every pair goes through every layer."""
+        self.depth_confidence = self.width_confidence = -1.0
+        self.rejection_threshold = 0.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, never_none(name, value))
 
     @property
     def num_input_features(self) -> int:
@@ -145,6 +163,8 @@ def detector_config(config: PretrainedConfig | dict[str, Any] | None, saved: boo
         raise ValueError(f"keypoint_detector_config must be a configuration or a dictionary, got {config!r:.100}")
     config = dict(config or {})
     model_type = config.pop("model_type", "superpoint")
+    if not isinstance(model_type, str):
+        raise ValueError(f"model_type of keypoint_detector_config must be text, got {model_type!r:.100}")
     config_class = configuration_class(model_type)
     if config_class is None and model_type not in CONFIG_MAPPING:
         raise ValueError(

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .utils.tensors import is_traced, vector
+from .utils.validation import inherited_fields, never_none
 
 LARGEST = 1e6  # of a descriptor's numbers: products of larger ones overflow
 
@@ -232,6 +233,12 @@ class KeypointDetectorConfig:
 
     descriptor_dim: int
     """Width of the descriptors."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**inherited_fields(type(self), kwargs))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, never_none(name, value))
 
     @property
     def processor_settings(self) -> dict[str, Any]:

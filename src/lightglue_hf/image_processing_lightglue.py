@@ -21,6 +21,7 @@ from .utils.validation import flag, number, whole_number
 from .visualization import draw_matches
 
 SIZE_DIVISOR = 8
+MOST_RESCALED = 1e6  # beyond which networks overflow
 STOCK_SIZE = {"height": 480, "width": 640}  # transformers' default
 PAIRS_MESSAGE = (
     "`images` must be a pair of images or a list of pairs of images; an image is a PIL image, a 2-D or 3-D array or "
@@ -174,7 +175,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
         self.size = _to_size_dict(STOCK_SIZE if size is None else size)
         self.resample = whole_number("resample", resample, 0, 5)
         self.do_rescale = flag("do_rescale", do_rescale)
-        self.rescale_factor = number("rescale_factor", rescale_factor)
+        self.rescale_factor = number("rescale_factor", rescale_factor, 0, MOST_RESCALED)
         self.do_grayscale = flag("do_grayscale", do_grayscale)
         self.size_divisor = whole_number("size_divisor", size_divisor, 1)
 

@@ -1,8 +1,14 @@
-"""`from_pretrained` that reads safetensors alone and wants every weight, no more and no less."""
+"""`from_pretrained` that reads safetensors alone and wants every weight, no more and no less; and the way back."""
 
+import os
+from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckedLoading:
@@ -16,7 +22,7 @@ class CheckedLoading:
 
         Raises:
             OSError: no safetensors file, or a broken one; where is said.
-            ValueError: missing or unexpected weights, listed; or `use_safetensors=False`.
+            ValueError: missing or unexpected weights, or some with NaN or Inf, listed; or `use_safetensors=False`.
         """
         where = pretrained_model_name_or_path
         if kwargs.pop("use_safetensors", None) is False:
@@ -38,6 +44,22 @@ class CheckedLoading:
             for kind in ("missing", "unexpected")
             if info[f"{kind}_keys"]
         ]
+        if broken := [name for name, weight in model.state_dict().items() if not _is_finite(weight)]:
+            faults.append(f"NaN or Inf in {', '.join(broken)}")
         if faults:
             raise ValueError(f"{where} is no checkpoint of this {cls.__name__}: {'; '.join(faults)}")
         return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in transformers; but others may read the weights, as far as the umask lets them read new files."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in Path(save_directory).glob("model*.safetensors"):
+            if file.stat().st_mode & 0o777 == 0o600:  # what safetensors writes
+                file.chmod(0o666 & ~umask)
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Whether there is no NaN or Inf in it; what is not in memory, or quantised, is not looked at."""
+    return weight.device.type == "meta" or weight.dtype not in FLOATS or bool(weight.isfinite().all())

@@ -10,6 +10,7 @@ imported, and registered, right after the module of transformers that looks it u
 """
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -54,13 +55,29 @@ def register_image_processor() -> None:
     from .configuration_lightglue import LightGlueConfig
     from .image_processing_lightglue import LightGlueImageProcessor
 
-    IMAGE_PROCESSOR_MAPPING_NAMES.pop(LightGlueConfig.model_type, None)  # searched before registered classes
-    options: dict[str, Any] = {"slow_image_processor_class": LightGlueImageProcessor}
-    if "image_processor_classes" in inspect.signature(AutoImageProcessor.register).parameters:  # transformers 5
+    model_type = LightGlueConfig.model_type
+    names: Any = IMAGE_PROCESSOR_MAPPING_NAMES
+    auto: Any = AutoImageProcessor
+    entry = names.pop(model_type, None)  # 4.57 searches it before registered classes
+    if "image_processor_classes" in inspect.signature(auto.register).parameters:  # transformers 5
         pil_name = type("LightGlueImageProcessorPil", (LightGlueImageProcessor,), {})
         classes = {"torchvision": LightGlueImageProcessor, "pil": LightGlueImageProcessor, "pil_name": pil_name}
-        options = {"image_processor_classes": classes}
-    AutoImageProcessor.register(LightGlueConfig, **options, exist_ok=True)
+        auto.register(LightGlueConfig, image_processor_classes=classes, exist_ok=True)
+        if entry is not None:  # names are looked up among registered classes first
+            names[model_type] = dict.fromkeys(entry, LightGlueImageProcessor.__name__)
+    else:
+        auto.register(LightGlueConfig, slow_image_processor_class=LightGlueImageProcessor, exist_ok=True)
+        logging.getLogger(AutoImageProcessor.__module__).addFilter(has_another_processor)
+
+
+def has_another_processor(record: logging.LogRecord) -> bool:
+    """Whether a message is shown: 4.57 says of every processor that it is a slow one, and ours has no other form."""
+    if "Using a slow image processor" not in record.getMessage():
+        return True
+    frame = inspect.currentframe()
+    while frame is not None and "image_processor_type" not in frame.f_locals:  # the message does not name it
+        frame = frame.f_back
+    return frame is None or frame.f_locals["image_processor_type"] != "LightGlueImageProcessor"
 
 
 def register_pipeline() -> None:

@@ -140,3 +140,28 @@ def test_the_reader_may_leave_early():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_completion_script_knows_commands_and_options(shell, capsys):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--print-completion", shell])
+    assert not stop.value.code
+    script = capsys.readouterr().out
+    for word in ("match", "evaluate", "--max-keypoints", "--weight-format"):
+        assert word in script
+
+
+def test_what_completion_needs_is_said(monkeypatch, error):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "install lightglue-hf[completion]" in error("--print-completion", "bash")
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB")])
+def test_too_much_is_one_line(monkeypatch, photos, checkpoint, error, raised):
+    def fault(*_):
+        raise raised
+
+    monkeypatch.setattr(cli.match, "match_pair", fault)
+    assert "not enough memory: ask for fewer keypoints" in error("match", *photos, "--model", checkpoint)

@@ -138,7 +138,8 @@ def test_errors_of_photos(error, photos, checkpoint, tmp_path):
         (["-o", "matches.xyz"], ".png or .jpg"),
         (["-o", "matches"], ".png or .jpg"),
         (["-o", "nowhere/matches.png"], "does not exist"),
-        (["--save", "matches.csv"], ".json or .npz"),
+        (["--save", "matches.csv"], ".json, .npz or .h5"),
+        (["--focal", "500", "0"], "a number of pixels above 0"),
         (["--save", "nowhere/matches.json"], "does not exist"),
         (["--max-keypoints", "0"], "'0' is not a whole number above 0"),
         (["--longest-edge", "-5"], "--longest-edge"),
@@ -292,3 +293,34 @@ def test_names_that_are_no_text(photos, checkpoint, tmp_path):
 def test_values_out_of_range_are_errors_of_the_photo(photos, error, checkpoint, tmp_path):
     Image.fromarray(np.full((40, 50), np.nan, np.float32)).save(tmp_path / "nan.tif")
     assert "nan.tif contains NaN" in error("match", photos[0], tmp_path / "nan.tif", "--model", checkpoint)
+
+
+def test_match_saves_the_same_as_hdf5(run, photos, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    run(*photos, "--save", tmp_path / "matches.npz")
+    run(*photos, "--save", tmp_path / "matches.h5")
+    arrays = np.load(tmp_path / "matches.npz")
+    with h5py.File(tmp_path / "matches.h5") as file:
+        assert set(file) == set(arrays) - {"metadata"}
+        for name in file:
+            np.testing.assert_array_equal(file[name][()], arrays[name])
+        assert json.loads(file.attrs["metadata"]).keys() == json.loads(str(arrays["metadata"])).keys()
+
+
+def test_calibrated_cameras_give_an_essential_matrix(run, photos, tmp_path):
+    pytest.importorskip("poselib")
+    printed = run(*photos, "--focal", "150", "140", "--save", tmp_path / "matches.npz")
+    assert "inliers of an essential matrix (2 px)" in printed
+    arrays = np.load(tmp_path / "matches.npz")
+    assert arrays["pose_inliers"].shape == arrays["matching_scores"].shape
+    assert arrays["pose_inliers"].sum() >= 5
+    rays = []
+    for points, focal, size in (("keypoints0", 150, (160, 120)), ("keypoints1", 140, (90, 140))):
+        centred = (arrays[points] - (np.array(size) - 1) / 2) / focal
+        rays.append(np.concatenate([centred, np.ones((len(centred), 1))], axis=1))
+    lines = rays[0] @ arrays["essential"].T
+    distances = np.abs((rays[1] * lines).sum(1)) / np.linalg.norm(lines[:, :2], axis=1)
+    assert distances[arrays["pose_inliers"]].max() < 0.1
+    assert np.median(distances[arrays["pose_inliers"]]) < np.median(distances)
+    singular = np.linalg.svd(arrays["essential"])[1]
+    np.testing.assert_allclose(singular, [1, 1, 0], atol=1e-9)

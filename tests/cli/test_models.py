@@ -81,4 +81,4 @@ def test_errors_of_models(error, photos, checkpoint, tmp_path):
 
     directory, _ = copy("broken")
     (directory / "config.json").write_text("{")
-    assert f"cannot load the model {directory}" in error("match", *photos, "--model", directory)
+    assert "broken/config.json is no JSON" in error("match", *photos, "--model", directory)

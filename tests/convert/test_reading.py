@@ -15,6 +15,7 @@ from transformers import AutoModel
 from lightglue_hf.convert import reading
 from lightglue_hf.convert.directories import convert, convert_back
 from lightglue_hf.convert.reading import load_pickle, read_tensors
+from lightglue_hf.utils.files import LARGEST_JSON
 
 from ..tiny import whole_model
 from .test_directories import files, save, small_superpoint, tensors_of
@@ -92,7 +93,7 @@ def test_a_configuration_of_too_many_layers_is_refused(tmp_path, layers):
 
 def test_a_large_configuration_is_refused(tmp_path):
     whole_model().save_pretrained(tmp_path / "saved")
-    (tmp_path / "saved/config.json").write_text(" " * (reading.LARGEST_CONFIG + 1))
+    (tmp_path / "saved/config.json").write_text(" " * (LARGEST_JSON + 1))
     refused(tmp_path / "saved", tmp_path, OSError, r"config\.json has 1,048,577 bytes")
 
 

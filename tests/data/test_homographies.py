@@ -187,7 +187,7 @@ def test_bad_arguments_are_named(textures: np.ndarray) -> None:
         sample_pairs(textures, [], 60, 80)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[needs_cuda, pytest.mark.gpu])])
 def test_everything_is_made_on_the_device(textures: np.ndarray, device: str) -> None:
     """Whatever is made without naming its device lands on `meta` here, and cannot be used with the rest."""
     settings: dict[str, Any] = {"multi_plane": 0.5, "unrelated": 0.2}

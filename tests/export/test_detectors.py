@@ -8,11 +8,12 @@ from transformers import AutoModelForKeypointDetection
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor
 from lightglue_hf.detectors import DETECTORS, configuration_class
 from lightglue_hf.export.check import LIMITS, Example, check, photos
-from lightglue_hf.export.exporter import FILES, FORMATS, Exportable, ExportOptions
+from lightglue_hf.export.exporter import FILES, FORMATS, Exportable, ExportOptions, export
 
 from .test_exporter import needs
 
 EXPORTABLE = [name for name in DETECTORS if configuration_class(name).exportable]
+CLASSES = {"onnx": "ORTModelForKeypointMatching", "openvino": "OVModelForKeypointMatching"}
 OTHERS = [name for name in DETECTORS if name not in EXPORTABLE]
 
 
@@ -72,6 +73,21 @@ def test_one_photo_one_answer(backend, model, part, adaptive, tmp_path):
     limits = LIMITS["fp32"]._replace(keypoints=0.95, matches=0.7, median=0.01, tail=0.1)
     result = check(part, written.run(file), examples, "fp32", limits)
     assert result.compared > 3
+
+
+@torch.no_grad()
+def test_a_detector_of_one_size_names_its_outputs(backend, model, tmp_path):
+    """What OpenVINO compiles has further names for outputs, of operations that were merged into one."""
+    from lightglue_hf import runtime
+
+    model.save_pretrained(tmp_path / "model")
+    processor = LightGlueImageProcessor(**model.config.keypoint_detector_config.processor_settings)
+    processor.save_pretrained(tmp_path / "model")
+    options = ExportOptions(("detector",), batch_size=1, height=96, width=128, num_keypoints=64, validate=False)
+    export(tmp_path / "model", tmp_path / "graphs", backend, options)
+    graph = getattr(runtime, CLASSES[backend]).from_pretrained(tmp_path / "graphs")
+    features = graph.extract_features(torch.rand(1, 3, 96, 128))
+    assert set(features) == {"keypoints", "scores", "descriptors", "mask", "image_sizes"}
 
 
 def test_what_is_computed_in_float32_is_marked(model):

@@ -3,9 +3,13 @@
 Needs the extras `onnx` and `openvino` (make test-export); each backend is skipped where its packages are missing.
 """
 
+import contextlib
+import random
 import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +28,11 @@ from lightglue_hf.export.exporter import FILES, WRITTEN, Exportable, ExportError
 from lightglue_hf.export.formats import ONNXFormat, run_onnx, run_openvino
 from lightglue_hf.utils.files import refilling
 
-from ..tiny import different_pairs, whole_model
+from ..tiny import LAYERS, different_pairs, whole_model
 from .test_graphs import PRUNED_IMAGES, matched, points, pruning_whole_images, some_features
 
 RUN = {"onnx": run_onnx, "openvino": run_openvino}
+RUNTIMES = {"onnx": "ORTModelForKeypointMatching", "openvino": "OVModelForKeypointMatching"}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 
 
@@ -264,6 +269,36 @@ def test_adaptive_graphs_stop_and_prune_as_the_model(backend, adaptive, checkpoi
     assert {0, 1, 2, 3} <= prunes
 
 
+def test_adaptive_graphs_give_pairs_up_as_the_model(backend, tmp_path):
+    model = whole_model(use_keypoint_detector=False, rejection_threshold=0.3, depth_confidence=-1)
+    options = ExportOptions(adaptive=True, parts=("matcher",), validate=False)
+    export(saved(tmp_path / "model", model), tmp_path / "out", backend, options)
+    run = runner(backend, tmp_path / "out", "matcher")
+    stops = set()
+    for n in (2, 3, 5, 8, 13, 40):
+        features = some_features(model, 1, np.ones((2, n), bool))
+        wanted = matched(model, features)
+        assert_same(run(arrays(**features)), wanted)
+        stops.add(int(wanted.stop))
+    assert LAYERS in stops, "some are meant to be matched"
+    assert len(stops) > 1, "and others given up"
+
+
+def test_the_runtime_warns_of_nothing(backend, adaptive, fixed):
+    """Its warnings are written by native code, straight to the standard error stream."""
+    code = (
+        "import sys, torch, lightglue_hf.runtime as runtime\n"
+        f"model = runtime.{RUNTIMES[backend]}.from_pretrained(sys.argv[1])\n"
+        "model(torch.rand(1, 2, 3, 48, 64), image_sizes=torch.tensor([[[48, 64], [40, 60]]]))"
+    )
+    pytest.importorskip("optimum")
+    for directory in (adaptive, fixed):
+        found = subprocess.run([sys.executable, "-c", code, str(directory)], capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        assert "Implicit input" not in found.stderr
+        assert "[W:" not in found.stderr
+
+
 def test_layers_are_branches(backend, adaptive):
     """What a pair does not need is not computed: every layer is inside an If."""
     if backend == "onnx":
@@ -434,6 +469,7 @@ def test_the_cpp_of_its_page(checkpoint, tmp_path, model):
         ({"weight_format": "int3"}, "weight_format"),
         ({"batch_size": -1}, "batch_size"),
         ({"num_keypoints": 0}, "num_keypoints"),
+        ({"opset": 15}, "opset must be at least 16"),
         ({"height": 480}, "height and width"),
         ({"adaptive": True, "batch_size": 2}, "one pair"),
         ({"adaptive": True, "weight_format": "int8"}, "not quantised"),
@@ -487,7 +523,7 @@ def test_old_parts_go_and_other_files_stay(checkpoint, tmp_path):
 def test_one_export_at_a_time(checkpoint, tmp_path):
     needs("onnx")
     pytest.importorskip("fcntl")
-    with refilling(tmp_path / "out", WRITTEN):
+    with refilling(tmp_path / "out", WRITTEN, "config.json"):
         with pytest.raises(FileExistsError, match="written to by another process"):
             export(checkpoint, tmp_path / "out", "onnx", ExportOptions(parts=("matcher",), validate=False))
     assert not (tmp_path / "out").exists()
@@ -517,6 +553,73 @@ def test_command(capsys, checkpoint, tmp_path):
     assert (out / "detector.onnx").is_file()
     assert main([*argv[:4], "--height", "480"]) == 2
     assert "height and width" in capsys.readouterr().err
+
+
+def test_errors_of_the_command(capsys, checkpoint, tmp_path, monkeypatch):
+    """What is wrong with options, model, place and graph is one line, and exit status 2."""
+    needs("onnx")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    start = ["export", "onnx"]
+    cases = {
+        "is no directory": [str(checkpoint), str(tmp_path / "file")],
+        "model itself": [str(checkpoint), str(checkpoint)],
+        "safetensors": [str(tmp_path / "empty"), str(tmp_path / "out")],
+        "does not write the opset 999": [
+            str(checkpoint),
+            str(tmp_path / "out"),
+            "--opset",
+            "999",
+            "--part",
+            "matcher",
+        ],
+        "opset must be at least 16": [str(checkpoint), str(tmp_path / "out"), "--opset", "3"],
+        "for OpenVINO alone": [str(checkpoint), str(tmp_path / "out"), "--calibration", str(tmp_path)],
+        "Not a directory": [str(checkpoint), str(tmp_path / "file" / "out")],
+    }
+    for message, arguments in cases.items():
+        assert main(start + arguments) == 2, message
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line.startswith("lightglue-hf: error: ")
+        assert message in line
+    monkeypatch.setattr(module, "check", failed)
+    assert main([*start, str(checkpoint), str(tmp_path / "out"), "--part", "matcher"]) == 2
+    assert capsys.readouterr().err == "lightglue-hf: error: the graph differs\n"
+    assert not (tmp_path / "out").exists()
+
+
+def failed(*_):
+    raise ExportError("the graph differs")
+
+
+WHOLE = {
+    "first": {"README.md", "config.json", "preprocessor_config.json", "detector.onnx"},
+    "second": {"README.md", "config.json", "matcher.onnx"},
+}
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_an_export_is_old_or_new(checkpoint, tmp_path):
+    """One set of files over the other, six times; the last is left alone, and leaves nothing but its own."""
+    needs("onnx")
+    pytest.importorskip("fcntl")
+    out, moments, seconds = tmp_path / "out", random.Random(0), 0.0
+    for i in range(7):
+        part = ("detector", "matcher")[i % 2]
+        start = time.monotonic()
+        command = ["export", "onnx", str(checkpoint), str(out), "--part", part, "--no-validate"]
+        process = subprocess.Popen([sys.executable, "-m", "lightglue_hf", *command], stdout=subprocess.DEVNULL)
+        if i in (0, 6):
+            assert process.wait(timeout=300) == 0
+            seconds = time.monotonic() - start
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=moments.uniform(0.5, 1.0) * seconds)
+            process.kill()
+            process.wait()
+        found = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+        assert found in WHOLE.values() or "config.json" not in found, found
+    assert {path.name for path in out.iterdir()} == WHOLE["first"]
 
 
 @pytest.mark.slow

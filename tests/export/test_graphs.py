@@ -59,9 +59,9 @@ def test_images_whose_points_are_all_pruned():
         assert_same(matcher(*features.values()), wanted)
 
 
-@pytest.mark.parametrize(("depth", "width"), [(0.6, 0.4), (0.7, -1), (-1, 0.9)])
-def test_adaptive_matchers_stop_and_prune_as_the_model(depth, width):
-    model = whole_model(depth_confidence=depth, width_confidence=width)
+@pytest.mark.parametrize(("depth", "width", "rejection"), [(0.6, 0.4, 0), (0.7, -1, 0), (-1, 0.9, 0), (0.6, 0.4, 0.2)])
+def test_adaptive_matchers_stop_and_prune_as_the_model(depth, width, rejection):
+    model = whole_model(depth_confidence=depth, width_confidence=width, rejection_threshold=rejection)
     for i, layer in enumerate(model.match_assignment_layers):  # so that none stands for another
         layer.final_projection.bias.data.normal_(std=0.3)
         layer.matchability.bias.data.fill_(0.5 * i - 0.5)

@@ -103,13 +103,17 @@ def test_killed_at_any_moment_a_training_ends_like_an_uninterrupted_one(tmp_path
     while status == -9:
         lock.unlink(missing_ok=True)
         process = subprocess.Popen([sys.executable, "-c", code])
-        while process.poll() is None and not lock.exists():
-            time.sleep(0.05)
-        if kills < 5:
-            time.sleep(moments.uniform(0, 4))
+        try:
+            deadline = time.monotonic() + 120  # of one start; a whole training takes seconds
+            while process.poll() is None and not lock.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if kills < 5:
+                time.sleep(moments.uniform(0, 4))
+                process.kill()
+                kills += 1
+            status = process.wait(timeout=120)
+        finally:
             process.kill()
-            kills += 1
-        status = process.wait()
     assert status == 0
     assert kills >= 2
     found = SuperPointForKeypointDetection.from_pretrained(recipe.output_dir).state_dict()

@@ -1,13 +1,15 @@
 """Files are there whole or not at all, and what a killed process left does not stay for ever."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from lightglue_hf.utils.files import regular_file, replacing
+from lightglue_hf.utils.files import json_object, refilling, regular_file, replacing
 
 HOLD = """
 import sys, time
@@ -92,3 +94,46 @@ def test_only_regular_files_are_read(tmp_path):
         for path in (tmp_path / "pipe", "/dev/zero"):
             with pytest.raises(OSError, match="device or pipe, and no file"):
                 regular_file(path)
+
+
+REFILL = """
+import sys, itertools
+from lightglue_hf.utils.files import refilling
+sets = {"old": ("a", "b", "key"), "new": ("b", "c", "d", "key")}
+print("ready", flush=True)
+for kind in itertools.cycle(sets):
+    with refilling(sys.argv[1], ("a", "b", "c", "d", "key"), "key") as directory:
+        for name in sets[kind]:
+            (directory / name).write_text(kind)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="directories cannot be locked")
+def test_killed_at_any_moment_a_directory_is_old_or_new_or_nobody_reads_it(tmp_path):
+    out, moments = tmp_path / "out", random.Random(0)
+    whole = []
+    for _ in range(12):
+        process = subprocess.Popen([sys.executable, "-c", REFILL, str(out)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moments.uniform(0.005, 0.05))
+        process.kill()
+        process.wait()
+        found = {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
+        assert len(set(found.values())) <= 1, "two sets"
+        if "key" in found:
+            assert sorted(found) == {"old": ["a", "b", "key"], "new": ["b", "c", "d", "key"]}[found["key"]]
+            whole.append(found["key"])
+    assert whole, "it was never seen whole"
+    (out / "other").write_text("stays")
+    with refilling(out, ("a", "b", "c", "d", "key"), "key") as directory:
+        (directory / "key").write_text("last")
+    assert sorted(path.name for path in out.iterdir()) == ["key", "other"], "something was left"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
+def test_json_of_something_else_is_named(tmp_path, content):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file\.json (is no JSON|must have fields)"):
+        json_object(tmp_path / "file.json")
+    (tmp_path / "file.json").write_text('{"a": 1}')
+    assert json_object(tmp_path / "file.json") == {"a": 1}

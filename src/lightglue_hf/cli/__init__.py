@@ -21,11 +21,15 @@ long to import (torch, transformers, NumPy) is imported by `run`, so that help i
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
+from typing import Any
 
 from .. import __version__
+from ..utils.errors import MissingPackageError
+from ..utils.optional import import_optional
 from . import (
     checkpoints,
     colmap,
@@ -94,6 +98,8 @@ def parser() -> Parser:
     """The parser of all commands."""
     root = Parser(prog="lightglue-hf", description="LightGlue keypoint matching.")
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    help_completion = "print a completion script"
+    root.add_argument("--print-completion", action=PrintCompletion, choices=("bash", "zsh"), help=help_completion)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2].replace("_", "-")
@@ -102,3 +108,14 @@ def parser() -> Parser:
         subparser.add_argument("-q", "--quiet", action="store_true", help="print results only, no remarks")
         subparser.add_argument("-v", "--verbose", action="store_true", help="also what libraries log, and tracebacks")
     return root
+
+
+class PrintCompletion(argparse.Action):
+    """Prints what a shell needs to complete the options, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _namespace: Any, shell: Any, _option: Any = None) -> None:
+        try:
+            print(import_optional("shtab", "completion").complete(parser, shell))
+        except MissingPackageError as error:
+            parser.error(str(error))
+        parser.exit()

@@ -124,6 +124,10 @@ def score(text: str) -> float:
     return number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
+def focal(text: str) -> float:
+    return number(text, float, lambda value: 0 < value < math.inf, "a number of pixels above 0")
+
+
 def share(text: str) -> float:
     return number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
@@ -140,7 +144,7 @@ def picture(text: str) -> Path:
 
 
 def table(text: str) -> Path:
-    return target(text, {".json", ".npz"}, ".json or .npz")
+    return target(text, {".json", ".npz", ".h5"}, ".json, .npz or .h5")
 
 
 def markdown(text: str) -> Path:

@@ -3,7 +3,8 @@
 What is wrong with a file, an option or a checkpoint is raised as `InputError`; what other packages make of broken
 input becomes one by `reading`. An `OSError` is what the operating system says of a file or the network. And a
 `ValueError` is of input where it is raised by the modules that read input, and by no other package under them; as is
-anything that comes out of `from_pretrained`, which reads a checkpoint.
+anything that comes out of `from_pretrained`, which reads a checkpoint. What needs more memory than there is was asked
+for too much.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ READERS = (
 
 def is_of_input(error: Exception) -> bool:
     """Whether the message of an error is all there is to say; if not, it is a fault of the program."""
-    if isinstance(error, (InputError, MissingPackageError, OSError)):
+    if isinstance(error, (InputError, MissingPackageError, OSError)) or is_out_of_memory(error):
         return True
     if any(frame.f_code.co_name == "from_pretrained" for frame, _ in traceback.walk_tb(error.__traceback__)):
         return True
@@ -32,6 +33,12 @@ def is_of_input(error: Exception) -> bool:
     if isinstance(error, ValueError) or type(error).__name__ == "DecompressionBombError":
         return raised_by(error, READERS)
     return False
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy, PyTorch on a CPU, or PyTorch on another device had not enough memory."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return "MemoryError" in kinds or "OutOfMemoryError" in kinds or "can't allocate memory" in str(error)
 
 
 def raised_by(error: Exception, modules: tuple[str, ...]) -> bool:
@@ -63,5 +70,7 @@ def one_line(error: Exception) -> str:
     """The message of an error in one line of at most 400 characters."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if is_out_of_memory(error):
+        return "not enough memory: ask for fewer keypoints, smaller photos or smaller batches"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else f"{text[:400]}..."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
+from ..utils.errors import InputError
 from .arguments import BUNDLED, add_max_keypoints, add_revision, count, progress
-from .errors import one_line, reading
+from .errors import reading
 from .models import find_checkpoint, quiet_libraries
 
 HELP = "write graphs for ONNX Runtime or OpenVINO"
@@ -35,13 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-samples", type=count, default=100, metavar="N", help="pairs of those photos (default: 100)"
     )
-    parser.add_argument("--opset", type=count, default=18, metavar="N", help="of ONNX (default: 18)")
+    parser.add_argument("--opset", type=count, default=18, metavar="N", help="of ONNX, from 16 (default: 18)")
     help_validate = "compare every graph with PyTorch, and fail where they differ (default)"
     parser.add_argument("--validate", action=argparse.BooleanOptionalAction, default=True, help=help_validate)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Write graphs for ONNX Runtime or OpenVINO, and print how they compare with PyTorch."""
     from ..export import ExportError, ExportOptions, export
 
@@ -68,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         results = export(model, args.output, args.format, options, **hub_options)
     except ExportError as error:
-        print(f"lightglue-hf: error: {one_line(error)}", file=sys.stderr)
-        return 2
+        raise InputError(str(error)) from error
     for result in results:
         print(result)
     print(f"wrote {args.output} in {time.perf_counter() - start:.1f} s")
-    return 0

@@ -15,7 +15,8 @@ from urllib.request import url2pathname
 
 from .. import __version__
 from ..utils.errors import InputError, MissingPackageError
-from .arguments import BUNDLED, add_model_options, count, picture, refuse_overwriting, save_picture, table
+from ..utils.optional import import_optional
+from .arguments import BUNDLED, add_model_options, count, focal, picture, refuse_overwriting, save_picture, table
 from .errors import reading
 from .models import load_matcher
 
@@ -44,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=picture, metavar="PNG", help="draw the matches")
     parser.add_argument("--inliers", action="store_true", help="draw only matches that agree with one geometry")
     parser.add_argument("--best", type=count, metavar="N", help="draw only the N matches that score highest")
-    parser.add_argument("--save", type=table, metavar="FILE", help="write the matches to a .json or .npz file")
+    parser.add_argument("--save", type=table, metavar="FILE", help="write the matches to a .json, .npz or .h5 file")
+    help_focal = "focal length of each camera in pixels of its photo: also find how the cameras stand to each other"
+    parser.add_argument("--focal", type=focal, nargs=2, metavar=("F0", "F1"), help=help_focal)
     parser.add_argument("--json", action="store_true", help="print the matches as JSON, instead of a report")
     help_require = "exit with 1 unless the matches are more than chance would give"
     parser.add_argument("--require-match", action="store_true", help=help_require)
@@ -68,11 +71,15 @@ class Geometry(NamedTuple):
     verdict: Verdict
     homography: np.ndarray | None
     homography_inliers: np.ndarray
+    pose: np.ndarray | None  # (4, 4), from the first camera's coordinates to the second's; of calibrated cameras
+    pose_inliers: np.ndarray | None
 
 
 def run(args: argparse.Namespace) -> int:
     """Match two photos, print the counts, draw and save the matches."""
     refuse_overwriting(args.images, args.output, args.save)
+    if args.save and args.save.suffix.lower() == ".h5":
+        import_optional("h5py", "train")  # before the work is done
     images = read_photos(args.images)
     result = match_pair(images, args)
     report: Callable[[str], Any] = (lambda text: None) if args.json or args.quiet else print
@@ -84,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     geometry = find_geometry(images, result, args, report)
     if geometry is not None:
         report(describe(geometry.verdict))
+        if geometry.pose_inliers is not None:
+            report(f"{geometry.pose_inliers.sum()} inliers of an essential matrix (2 px)")
         if args.model == BUNDLED and geometry.verdict.inliers.sum() < LITTLE:
             report(f"{BUNDLED} is small and quick: --model aliked, disk, xfeat or superpoint find more")
     if args.output:
@@ -157,17 +166,36 @@ def find_geometry(
     images: list[Image], result: Matches, args: argparse.Namespace, report: Callable[[str], Any]
 ) -> Geometry | None:
     """What agrees with the matches; without PoseLib nothing is known of it, which is said."""
-    from ..evaluation import estimate_homography, judge_against_chance
+    from ..evaluation import estimate_homography, estimate_relative_pose, judge_against_chance
 
     matched = result.prediction.matched
+    pose = pose_inliers = None
     try:
         verdict = judge_against_chance(*matched, [(image.height, image.width) for image in images])
+        if args.focal:
+            first, second = (intrinsics(image, length) for image, length in zip(images, args.focal))
+            pose, pose_inliers = estimate_relative_pose(*matched, first, second)
     except MissingPackageError as error:
-        if args.require_match or args.inliers:
+        if args.require_match or args.inliers or args.focal:
             raise
         report(f"inliers are not counted: {error}")
         return None
-    return Geometry(verdict, *estimate_homography(*matched))
+    return Geometry(verdict, *estimate_homography(*matched), pose, pose_inliers)
+
+
+def intrinsics(image: Image, focal_length: float) -> np.ndarray:
+    """The matrix `(3, 3)` of a camera whose axis passes through the middle of its photo."""
+    import numpy as np
+
+    centre = (image.width - 1) / 2, (image.height - 1) / 2
+    return np.array([[focal_length, 0, centre[0]], [0, focal_length, centre[1]], [0, 0, 1]])
+
+
+def essential_matrix(pose: np.ndarray) -> np.ndarray:
+    """`(3, 3)` with `r1^T E r0 = 0` for rays in the coordinates of either camera."""
+    import numpy as np
+
+    return np.cross(pose[:3, 3], pose[:3, :3], axisb=0, axisc=0)
 
 
 def why_none(size: tuple[int, int]) -> str:
@@ -215,7 +243,7 @@ def draw(images: list[Image], result: Matches, args: argparse.Namespace, geometr
 
 
 def save(result: Matches, images: list[Image], geometry: Geometry | None, args: argparse.Namespace) -> None:
-    """Write the matches and what they are of, as JSON or as NumPy arrays with the rest in `metadata`."""
+    """Write the matches and what they are of: JSON, or arrays in NumPy's format or HDF5, the rest in `metadata`."""
     import numpy as np
 
     from ..utils.files import write_atomically
@@ -240,11 +268,18 @@ def save(result: Matches, images: list[Image], geometry: Geometry | None, args: 
         return
     if args.save.suffix.lower() == ".json":
         write_atomically(args.save, text)
+        return
+    buffer = io.BytesIO()
+    if args.save.suffix.lower() == ".h5":
+        h5py = import_optional("h5py", "train")
+        with h5py.File(buffer, "w") as file:
+            for name, values in arrays.items():
+                file[name] = values
+            file.attrs["metadata"] = json.dumps(metadata)
     else:
-        buffer = io.BytesIO()
         contents: dict[str, Any] = {**arrays, "metadata": np.array(json.dumps(metadata))}
         np.savez_compressed(buffer, **contents)
-        write_atomically(args.save, buffer.getvalue())
+    write_atomically(args.save, buffer.getvalue())
 
 
 def to_arrays(prediction: Prediction, geometry: Geometry | None) -> dict[str, np.ndarray]:
@@ -265,6 +300,10 @@ def to_arrays(prediction: Prediction, geometry: Geometry | None) -> dict[str, np
     if geometry is not None:
         arrays |= {"inliers": geometry.verdict.inliers, "homography_inliers": geometry.homography_inliers}
         matrices = {"fundamental": geometry.verdict.fundamental, "homography": geometry.homography}
+        if geometry.pose is not None:
+            matrices |= {"pose": geometry.pose, "essential": essential_matrix(geometry.pose)}
+        if geometry.pose_inliers is not None:
+            arrays["pose_inliers"] = geometry.pose_inliers
         arrays |= {name: matrix for name, matrix in matrices.items() if matrix is not None}
     return arrays
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.errors import InputError
+from ..utils.files import json_object
 from .errors import one_line, reading
 
 
@@ -72,6 +73,7 @@ def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
         for file in ("config.json", "preprocessor_config.json"):
             if not (found / file).is_file():
                 raise InputError(f"no model in {found}: there is no {file}")
+            check_types(found / file)
         runtime = runtime_of(found)
     else:
         problem += " from the Hub (and no directory here is called that)"
@@ -90,6 +92,15 @@ def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
             keys = sorted(info[kind])
             raise InputError(f"{problem}: {len(keys)} {kind.replace('_', ' ')}, {keys[0]} first")
     return processor, model.eval().to(args.device)
+
+
+def check_types(path: Path) -> None:
+    """Raise an InputError where a JSON file has something else in a field by which transformers chooses classes."""
+    fields = json_object(path)
+    kinds = {"model_type": str, "image_processor_type": str, "feature_extractor_type": str, "auto_map": dict}
+    for name, kind in kinds.items():
+        if not isinstance(fields.get(name, kind()), (kind, type(None))):
+            raise InputError(f"{path}: {name} must be {'text' if kind is str else 'a dictionary'}")
 
 
 def check_device(device: str) -> None:

@@ -46,7 +46,12 @@ LIGHTGLUE_SETTINGS = (
     " initializer_range"
 ).split()
 # our own fields of the configurations, and the values that mean what stock transformers does anyway
-STOCK_LIGHTGLUE = {"use_keypoint_detector": True, "add_scale_ori": False, "pruning_min_keypoints": -1}
+STOCK_LIGHTGLUE = {
+    "use_keypoint_detector": True,
+    "add_scale_ori": False,
+    "pruning_min_keypoints": -1,
+    "rejection_threshold": 0.0,
+}
 STOCK_PROCESSOR = {
     "do_resize": True,
     "size": {"height": 480, "width": 640},

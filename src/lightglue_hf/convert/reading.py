@@ -18,12 +18,11 @@ from transformers import AutoConfig
 from ..configuration_lightglue import LightGlueConfig
 from ..features import KeypointDetectorConfig
 from ..image_processing_lightglue import LightGlueImageProcessor
-from ..utils.files import regular_file
+from ..utils.files import json_object, regular_file
 from .downloads import LARGEST_FILE, download, sha256_of
 from .published import PUBLISHED, PublishedFile
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
-LARGEST_CONFIG = 1 << 20  # bytes
 # where trainings and publications keep the tensors, in files with more than those
 NESTED = ("model", "state_dict", "extractor")
 
@@ -61,7 +60,7 @@ def read_source(source: str, log: Callable[[str], None]) -> Checkpoint:
     config, tensors, metadata = read_directory(path)
     processor = None
     if isinstance(config, LightGlueConfig) and (path / PROCESSOR).exists():
-        regular_file(path / PROCESSOR, LARGEST_CONFIG)
+        json_object(path / PROCESSOR)
         processor = LightGlueImageProcessor.from_pretrained(path)
     sha256 = digest(path / WEIGHTS, path.name, log)
     return Checkpoint(path.name, sha256, None, tensors, spelling(tensors, metadata), config, processor)
@@ -114,10 +113,11 @@ def read_directory(directory: Path) -> tuple[Any, dict[str, Tensor], dict[str, s
         OSError: no such files.
         ValueError: of another model, or broken.
     """
-    for name, largest in ((CONFIG, LARGEST_CONFIG), (WEIGHTS, LARGEST_FILE)):
+    for name in (CONFIG, WEIGHTS):
         if not (directory / name).exists():
             raise FileNotFoundError(f"{directory}: there is no {name}")
-        regular_file(directory / name, largest)
+    regular_file(directory / WEIGHTS, LARGEST_FILE)
+    json_object(directory / CONFIG)
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     if not isinstance(config, (LightGlueConfig, KeypointDetectorConfig)):
         raise ValueError(f"{directory} is a {config.model_type}, neither a LightGlue nor a detector of this package")
@@ -137,11 +137,16 @@ def read_tensors(path: Path, log: Callable[[str], None]) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: a {type(content).__name__}, and not a dictionary of tensors")
-    not_tensors = sorted(str(name) for name, value in content.items() if not isinstance(value, Tensor))
+    not_tensors = sorted(str(name) for name, value in content.items() if not is_plain(value))
     if not_tensors or not all(isinstance(name, str) for name in content):
         raise ValueError(f"{path}: a dictionary with more than tensors: {', '.join(not_tensors)}")
     check_storage(path, content)
     return dict(content)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor with numbers of its own, neither sparse nor quantised nor without any."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -191,8 +196,6 @@ def check_storage(path: Path, tensors: dict[str, Tensor]) -> None:
     """Raise a ValueError where a few numbers stand for many: any computation would write them all out."""
     total = 0
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_meta:
-            continue  # refused as no tensor of numbers, later
         wanted, there = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         if wanted > there:
             raise ValueError(

@@ -140,14 +140,9 @@ def lightglue_difference(model: Any, state_dict: dict[str, Tensor], points: int 
 
     model = model.double().eval()
     sizes = torch.tensor([[[height, width]] * 2])
-    adaptivity = model.config.depth_confidence, model.config.width_confidence
-    model.config.depth_confidence = model.config.width_confidence = -1.0  # every point through every layer
-    try:
-        outputs = model.match_features(
-            keypoints[None], descriptors[None], image_sizes=sizes, output_hidden_states=True, **extras
-        )
-    finally:
-        model.config.depth_confidence, model.config.width_confidence = adaptivity
+    outputs = model.with_all_layers().match_features(
+        keypoints[None], descriptors[None], image_sizes=sizes, output_hidden_states=True, **extras
+    )
     largest = 0.0
     for i, original in enumerate(expected):
         hidden = outputs.hidden_states[7 * i + 4][None]  # the layer's output

@@ -6,8 +6,10 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
+from ..utils.validation import MOST_RADIUS, flag, number, whole_number, whole_numbers
 
 STAGES = 4  # of the encoder
+MOST_WIDE = 1 << 14
 
 
 class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -47,29 +49,19 @@ class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
         fallback_to_mean: bool = True,
         **kwargs: Any,
     ) -> None:
-        if isinstance(hidden_sizes, str) or not isinstance(hidden_sizes, Iterable):
-            raise ValueError(f"hidden_sizes must be a list of whole numbers, got {hidden_sizes!r}")
-        self.hidden_sizes = list(hidden_sizes)
-        if len(self.hidden_sizes) != STAGES or not all(isinstance(c, int) and c >= 1 for c in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes must be {STAGES} widths of at least 1, got {self.hidden_sizes}")
+        self.hidden_sizes = whole_numbers("hidden_sizes", hidden_sizes, 1, MOST_WIDE)
+        if len(self.hidden_sizes) != STAGES:
+            raise ValueError(f"hidden_sizes must be {STAGES} widths, got {self.hidden_sizes}")
         if self.hidden_sizes[-1] % STAGES:
             raise ValueError(f"hidden_sizes must end in a multiple of {STAGES}, got {self.hidden_sizes}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}")
-        if num_sample_positions < 1:
-            raise ValueError(f"num_sample_positions must be at least 1, got {num_sample_positions}")
-        if keypoint_threshold is None:
-            raise ValueError("keypoint_threshold must be a number, got None")
-        if max_keypoints is None or max_keypoints < -1:
-            raise ValueError(f"max_keypoints must be at least -1, got {max_keypoints}")
-        if nms_radius < 0:
-            raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
-        self.kernel_size = kernel_size
-        self.num_sample_positions = num_sample_positions
-        self.keypoint_threshold = keypoint_threshold
-        self.max_keypoints = max_keypoints
-        self.nms_radius = nms_radius
-        self.fallback_to_mean = fallback_to_mean
+        self.kernel_size = whole_number("kernel_size", kernel_size, 1, 31)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        self.num_sample_positions = whole_number("num_sample_positions", num_sample_positions, 1, 1024)
+        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
+        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
+        self.fallback_to_mean = flag("fallback_to_mean", fallback_to_mean)
         super().__init__(**kwargs)
 
     @property

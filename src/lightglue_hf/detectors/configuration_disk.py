@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
-from ..utils.validation import number, whole_number, whole_numbers
+from ..utils.validation import MOST_RADIUS, number, whole_number, whole_numbers
 
 MOST_LEVELS, MOST_WIDE = 10, 1 << 14  # beyond any network: a mistake, or an attempt to fill the memory
 
@@ -57,7 +57,7 @@ class DISKConfig(KeypointDetectorConfig, PretrainedConfig):
         self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 1, MOST_WIDE)
         self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold, 0)
         self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.window = whole_number("window", window, 1)
+        self.window = whole_number("window", window, 1, 2 * MOST_RADIUS + 1)
         if window % 2 == 0:
             raise ValueError(f"window must be an odd number of pixels, got {window}")
         self.initializer_range = number("initializer_range", initializer_range, 0)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..utils.validation import choice, number
 from .configuration_sift import DifferenceOfGaussiansConfig
 
 PATCH_ROTATIONS = ("counterclockwise", "clockwise")
@@ -25,12 +26,8 @@ class DoGHardNetConfig(DifferenceOfGaussiansConfig):
     model_type = "doghardnet"
 
     def __init__(self, patch_extent: float = 6.0, patch_rotation: str = "counterclockwise", **kwargs: Any) -> None:
-        if patch_extent <= 0:
-            raise ValueError(f"patch_extent must be positive, got {patch_extent}")
-        if patch_rotation not in PATCH_ROTATIONS:
-            raise ValueError(f"patch_rotation must be one of {PATCH_ROTATIONS}, got {patch_rotation!r}")
-        self.patch_extent = patch_extent
-        self.patch_rotation = patch_rotation
+        self.patch_extent = number("patch_extent", patch_extent, 1e-3, 1e3)
+        self.patch_rotation = choice("patch_rotation", patch_rotation, PATCH_ROTATIONS)
         super().__init__(**kwargs)
 
 

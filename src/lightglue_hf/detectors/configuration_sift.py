@@ -5,6 +5,9 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
+from ..utils.validation import MOST_RADIUS, flag, number, whole_number
+
+MOST_LAYERS = 64  # of an octave, each an image
 
 
 class DifferenceOfGaussiansConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -25,16 +28,12 @@ class DifferenceOfGaussiansConfig(KeypointDetectorConfig, PretrainedConfig):
         precise_upscale: bool = False,
         **kwargs: Any,
     ) -> None:
-        if num_octave_layers < 1:
-            raise ValueError(f"num_octave_layers must be at least 1, got {num_octave_layers}")
-        if nms_radius is None or nms_radius < 0:
-            raise ValueError(f"nms_radius must be at least 0, got {nms_radius}")
-        self.keypoint_threshold = keypoint_threshold
-        self.edge_threshold = edge_threshold
-        self.num_octave_layers = num_octave_layers
-        self.max_keypoints = max_keypoints
-        self.nms_radius = nms_radius
-        self.precise_upscale = precise_upscale
+        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
+        self.edge_threshold = number("edge_threshold", edge_threshold)
+        self.num_octave_layers = whole_number("num_octave_layers", num_octave_layers, 1, MOST_LAYERS)
+        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
+        self.precise_upscale = flag("precise_upscale", precise_upscale)
         super().__init__(**kwargs)
 
 
@@ -63,7 +62,7 @@ class SIFTConfig(DifferenceOfGaussiansConfig):
     model_type = "sift"
 
     def __init__(self, rootsift: bool = True, **kwargs: Any) -> None:
-        self.rootsift = rootsift
+        self.rootsift = flag("rootsift", rootsift)
         super().__init__(**kwargs)
 
 

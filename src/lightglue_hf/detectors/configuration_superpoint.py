@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
-from ..utils.validation import choice, flag, number, whole_number, whole_numbers
+from ..utils.validation import MOST_RADIUS, choice, flag, number, whole_number, whole_numbers
 
 CELL = 8  # scores a side of the cell that one score vector describes
 DESCRIPTOR_GRIDS = ("stretched", "centred")
@@ -77,7 +77,7 @@ class SuperPointConfig(KeypointDetectorConfig, PretrainedConfig):
         self.descriptor_decoder_dim = whole_number("descriptor_decoder_dim", descriptor_decoder_dim, 1, MOST_WIDE)
         self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
         self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
         self.border_removal_distance = whole_number("border_removal_distance", border_removal_distance, 0)
         self.remove_far_borders = flag("remove_far_borders", remove_far_borders)
         self.descriptor_grid = choice("descriptor_grid", descriptor_grid, DESCRIPTOR_GRIDS)

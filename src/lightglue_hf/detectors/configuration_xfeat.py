@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
-from ..utils.validation import number, whole_number
+from ..utils.validation import MOST_RADIUS, number, whole_number
 
 
 class XFeatConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -39,7 +39,7 @@ class XFeatConfig(KeypointDetectorConfig, PretrainedConfig):
         self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 1, 1 << 14)
         self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold, 0)
         self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0)
+        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
         self.initializer_range = number("initializer_range", initializer_range, 0)
         super().__init__(**kwargs)
 

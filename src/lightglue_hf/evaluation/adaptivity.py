@@ -5,7 +5,6 @@ Source: Lindenberger et al., "LightGlue" (2023), sections 3.3 and 4.4.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,9 +72,7 @@ def measure_adaptivity(model: Any, processor: Any, dataset: Dataset, longest_edg
         dataset: of pairs.
         longest_edge: resize images to so many pixels; as the processor is configured, by default.
     """
-    whole = copy.copy(model)  # the same weights under another configuration
-    whole.config = copy.deepcopy(model.config)
-    whole.config.depth_confidence = whole.config.width_confidence = 0.0
+    whole = model.with_all_layers()
     result = Adaptivity(dataset.name)
     confidences, settled = [], []
     for pair in dataset:

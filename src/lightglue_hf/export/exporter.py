@@ -38,6 +38,7 @@ FILES = {
 }
 PARTS = tuple(FILES["onnx"])
 OPSET = 18
+FIRST_OPSET = 16  # with GridSample
 WEIGHT_FORMATS = ("fp32", "fp16", "int8")
 FORMATS: dict[str, Any] = {"onnx": ONNXFormat, "openvino": OpenVINOFormat}
 
@@ -62,7 +63,7 @@ class ExportOptions:
         weight_format: "fp32", "fp16" or "int8", how the weights are stored.
         calibration: folder of photos to quantise weights and activations by (OpenVINO alone).
         num_samples: pairs of photos that are used of it.
-        opset: of ONNX.
+        opset: of ONNX, 16 or later.
         validate: run every graph against PyTorch, and fail where it differs.
 
     Raises:
@@ -89,6 +90,8 @@ class ExportOptions:
             raise ValueError(f"weight_format must be of {', '.join(WEIGHT_FORMATS)}, got {self.weight_format!r}")
         if self.batch_size < 0:
             raise ValueError(f"batch_size must be at least 0, got {self.batch_size}")
+        if self.opset < FIRST_OPSET:
+            raise ValueError(f"opset must be at least {FIRST_OPSET}, got {self.opset}")
         if self.num_keypoints is not None and self.num_keypoints < 1:
             raise ValueError(f"num_keypoints must be at least 1, got {self.num_keypoints}")
         sides = (self.height, self.width)
@@ -126,9 +129,9 @@ class Exportable:
         model.set_attn_implementation("sdpa")
         config = model.config
         if not options.adaptive:
-            config.depth_confidence = config.width_confidence = -1.0
-        elif config.depth_confidence <= 0 and config.width_confidence <= 0:
-            raise ValueError("nothing is adaptive: depth_confidence and width_confidence of the model are <= 0")
+            config.run_all_layers()
+        elif not config.is_adaptive:
+            raise ValueError(f"nothing is adaptive: the model's {' and '.join(CONFIDENCES)} are <= 0")
         if config.use_keypoint_detector:
             detector = config.keypoint_detector_config
             if set(options.parts) != {"matcher"} and not getattr(detector, "exportable", True):
@@ -247,7 +250,7 @@ class Exportable:
             yield {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
-CONFIDENCES = ("depth_confidence", "width_confidence")
+CONFIDENCES = ("depth_confidence", "width_confidence", "rejection_threshold")
 
 
 def _version() -> str:
@@ -306,7 +309,7 @@ def export(
         processor = LightGlueImageProcessor.from_pretrained(model_id, **hub_options)
     source = Exportable(model, processor, options)
 
-    with refilling(output, WRITTEN) as directory:
+    with refilling(output, WRITTEN, key="config.json") as directory:
         return _write(source, directory, backend, str(model_id))
 
 

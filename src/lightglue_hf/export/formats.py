@@ -39,16 +39,21 @@ def _onnx(module: nn.Module, example: tuple[Any, ...], inputs: Any, outputs: Any
 
     with tempfile.TemporaryDirectory() as directory, quiet():
         file = os.path.join(directory, "model.onnx")
-        torch.onnx.export(
-            module.eval(),
-            example,
-            file,
-            dynamo=False,
-            opset_version=opset,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes=axes,
-        )
+        try:
+            torch.onnx.export(
+                module.eval(),
+                example,
+                file,
+                dynamo=False,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes=axes,
+            )
+        except RuntimeError as error:
+            if "opset_version" not in str(error):
+                raise
+            raise ValueError(f"PyTorch {torch.__version__} does not write the opset {opset}") from error
         model = onnx.load(file)
     del model.graph.value_info[:]  # shapes seen in tracing, which some runtimes take for true
     return model

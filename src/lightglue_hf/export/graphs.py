@@ -298,13 +298,13 @@ class Layer(nn.Module):
         layers = self.model.config.num_hidden_layers
         if self.i == layers - 1:
             return index, mask, points.descriptors, cos, sin, prune, stop, running
-        initial = (prune > 0).sum((1, 2))
-        stopped, kept, counted = self.model.stopping_and_pruning(points.descriptors, mask, initial, self.i)
+        initial = (prune > 0).sum(2)
+        stopped, rejected, kept, counted = self.model.stopping_and_pruning(points.descriptors, mask, initial, self.i)
         prune = prune.scatter_add(2, index, counted.to(prune.dtype))
-        keep = mask & (kept | stopped[:, None, None])
+        keep = mask & (kept | stopped[:, None, None]) & ~rejected[:, None, None]
         counts = keep.sum(-1)
         empty = (counts == 0).any(-1)
-        stop = torch.where(stopped, self.i + 1, torch.where(empty, self.i + 2, layers))
+        stop = torch.where(stopped | rejected, self.i + 1, torch.where(empty, self.i + 2, layers))
         # one column at least, of padding, where nothing is left: an empty axis has no maximum
         points = points.kept(keep, counts.max().clamp(min=1), padded=True)  # type: ignore[arg-type] # not a number here
         assert points.mask is not None

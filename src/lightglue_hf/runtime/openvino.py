@@ -155,7 +155,8 @@ class OVModelForKeypointMatching(KeypointMatchingRuntime, OVModel):
         except Empty:
             request = compiled.create_infer_request()
         results = request.infer(inputs, share_inputs=True, share_outputs=True)
-        outputs = {port.any_name: np.array(results[port]) for port in compiled.outputs}
+        # by the graph's own names: those of what was compiled may be several for one output
+        outputs = {port.any_name: np.array(results[i]) for i, port in enumerate(self._graph(part).outputs)}
         idle.put(request)
         return outputs
 

@@ -153,7 +153,7 @@ def detected_features(
 def feature_extractor(model: LightGlueForKeypointMatching, keypoints: int) -> LightGlueForKeypointMatching:
     """A copy of the model for `extract_features`: always so many keypoints, for at weak ones is something to learn."""
     extractor = copy.deepcopy(model).eval()
-    extractor.config.depth_confidence = extractor.config.width_confidence = 0.0
+    extractor.config.run_all_layers()
     for config in (extractor.config.keypoint_detector_config, extractor.keypoint_detector.config):
         config.max_keypoints = keypoints
         config.keypoint_threshold = 0.0

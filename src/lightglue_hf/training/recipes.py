@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -207,7 +208,7 @@ def converted(name: str, value: Any, hint: Any) -> Any:
         except (ValueError, OverflowError):
             pass
     kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[hint]
-    raise RecipeError(f"{name} must be {kind}, got {value!r}")
+    raise RecipeError(f"{name} must be {kind}, got {reprlib.repr(value)}")  # YAML can say much in few words
 
 
 def check_range(name: str, value: Any) -> None:

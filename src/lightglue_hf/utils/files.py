@@ -1,6 +1,7 @@
 """Files and directories that are there whole or not at all."""
 
 import glob
+import json
 import os
 import shutil
 import stat
@@ -8,6 +9,9 @@ import tempfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from .errors import InputError
 
 try:
     import fcntl
@@ -65,15 +69,17 @@ def replacing(out: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
 
 
 @contextmanager
-def refilling(directory: str | os.PathLike[str], own: Container[str]) -> Iterator[Path]:
+def refilling(directory: str | os.PathLike[str], own: Container[str], key: str) -> Iterator[Path]:
     """A place within a directory for new files, which then become the directory's in place of its old ones.
 
     Old files of the names in `own` go, before the first new one comes, and others stay: whenever a process is killed,
-    there are files of the old set or of the new one, never of both. What a killed process left is removed.
+    there are files of the old set or of the new one, never of both, and all of them if the key is there. What a
+    killed process left is removed.
 
     Args:
         directory: made if it does not exist, and removed again after an error.
         own: names of files that belong to such a set, whether or not there is a new one of it.
+        key: the file without which nobody reads the others; it goes first and comes last.
 
     Raises:
         FileExistsError: another process is at it.
@@ -92,10 +98,11 @@ def refilling(directory: str | os.PathLike[str], own: Container[str]) -> Iterato
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         yield aside
+        (directory / key).unlink(missing_ok=True)
         for file in directory.iterdir():
             if file.name in own:
                 file.unlink()
-        for file in sorted(aside.iterdir()):
+        for file in sorted(aside.iterdir(), key=lambda file: (file.name == key, file.name)):
             file.replace(directory / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -185,3 +192,22 @@ def regular_file(path: str | os.PathLike[str], largest: int | None = None) -> Pa
     if largest is not None and status.st_size > largest:
         raise OSError(f"{path} has {status.st_size:,} bytes, more than the {largest:,} that are read")
     return path
+
+
+LARGEST_JSON = 1 << 20  # bytes
+
+
+def json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a JSON file.
+
+    Raises:
+        OSError: it is no regular file, or too large.
+        InputError: it is no JSON of fields and values; the file is named.
+    """
+    try:
+        values = json.loads(regular_file(path, LARGEST_JSON).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must have fields with values, in curly brackets")
+    return values
