@@ -25,7 +25,10 @@ def find_photos(directory: str | os.PathLike[str]) -> list[Path]:
 
 
 def load_image(
-    source: str | os.PathLike[str] | Image.Image, timeout: float | None = None, max_pixels: int | None = None
+    source: str | os.PathLike[str] | Image.Image,
+    timeout: float | None = None,
+    max_pixels: int | None = None,
+    upright: bool = True,
 ) -> Image.Image:
     """Read and decode one image, in its own colour mode.
 
@@ -37,6 +40,7 @@ def load_image(
         timeout: seconds to wait for a URL, by default `URL_TIMEOUT`.
         max_pixels: refuse images with more pixels before decoding them; `None` leaves Pillow's own limit
             (an error above twice `PIL.Image.MAX_IMAGE_PIXELS`, a warning above it).
+        upright: turn a file or URL by its EXIF orientation; otherwise its pixels are as they are stored.
 
     Raises:
         OSError: the data is missing, truncated, no image or no regular file, a URL is asked for offline or gives
@@ -57,7 +61,7 @@ def load_image(
         if frames > 1 and image.format != "MPO":  # an MPO is a photo with previews
             warnings.warn(f"{name} has {frames} frames, only frame {image.tell()} is used.", stacklevel=2)
         image.load()
-        return image if image is source else ImageOps.exif_transpose(image)
+        return image if image is source or not upright else ImageOps.exif_transpose(image)
     except (FileNotFoundError, MemoryError):
         raise
     except Image.DecompressionBombError as error:

@@ -1,8 +1,13 @@
-"""The command `lightglue-hf`: match two photos, evaluate, train, look at the training data, convert, export.
+"""The command `lightglue-hf`: match two photos or a folder, evaluate, train, show the training data, convert, export.
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
     lightglue-hf checkpoints
+    lightglue-hf reconstruct PHOTOS OUT
+    lightglue-hf features PHOTOS -o features.h5
+    lightglue-hf pairs PHOTOS -o pairs.txt --by retrieval --features features.h5
+    lightglue-hf match-pairs features.h5 pairs.txt -o matches.h5
+    lightglue-hf colmap PHOTOS features.h5 matches.h5 -o database.db
     lightglue-hf evaluate --data stereo --markdown figures.md
     lightglue-hf train detector --output_dir runs/detector
     lightglue-hf show-data -o grid.png
@@ -25,11 +30,29 @@ from typing import Any
 from .. import __version__
 from ..utils.errors import MissingPackageError
 from ..utils.optional import import_optional
-from . import checkpoints, convert, demo, evaluate, export, match, show_data, train
+from . import (
+    checkpoints,
+    colmap,
+    convert,
+    demo,
+    evaluate,
+    export,
+    features,
+    match,
+    match_pairs,
+    pairs,
+    reconstruct,
+    show_data,
+    train,
+)
 from .arguments import Parser
 from .errors import is_of_input, one_line
 
-COMMANDS = (match, demo, checkpoints, evaluate, train, show_data, convert, export)
+COMMANDS = (
+    *(match, demo, checkpoints),
+    *(reconstruct, features, pairs, match_pairs, colmap),
+    *(evaluate, train, show_data, convert, export),
+)
 
 __all__ = ["main", "parser"]
 

@@ -29,8 +29,16 @@ def add_model_options(
     max_keypoints: int | None = None,
     longest_edge: int | None = None,
     several: bool = False,
+    photos: bool = True,
+    threshold: bool = True,
 ) -> None:
-    """The options of a model, with a command's own defaults; `several` of them may be named."""
+    """The options of a model, with a command's own defaults.
+
+    Args:
+        max_keypoints, longest_edge: the defaults.
+        several: of them may be named.
+        photos, threshold: whether the command looks at photos, and at scores of matches.
+    """
 
     def default(value: Any) -> str:
         return f"default: {value or 'as the checkpoint says'}"
@@ -45,12 +53,14 @@ def add_model_options(
         f"the Hub{again[2]}",
     )
     add_revision(parser)
-    add_max_keypoints(parser, f"the best N of each photo ({default(max_keypoints)})", max_keypoints)
-    help_edge = f"resize the longer side of each photo to N pixels ({default(longest_edge)})"
-    parser.add_argument("--longest-edge", type=edge, default=longest_edge, metavar="N", help=help_edge)
-    add_former_name(parser, "--size", "longest_edge", edge)
-    help_threshold = f"keep matches that score above T ({default(None)})"
-    parser.add_argument("--threshold", type=score, metavar="T", help=help_threshold)
+    if photos:
+        add_max_keypoints(parser, f"the best N of each photo ({default(max_keypoints)})", max_keypoints)
+        help_edge = f"resize the longer side of each photo to N pixels ({default(longest_edge)})"
+        parser.add_argument("--longest-edge", type=edge, default=longest_edge, metavar="N", help=help_edge)
+        add_former_name(parser, "--size", "longest_edge", edge)
+    if threshold:
+        help_threshold = f"keep matches that score above T ({default(None)})"
+        parser.add_argument("--threshold", type=score, metavar="T", help=help_threshold)
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, mps, ... (default: cuda where there is one)")
     help_dtype = "in which to compute (default: float32)"
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help=help_dtype)

@@ -243,10 +243,22 @@ def read_features(path: str | Path, name: str) -> dict[str, np.ndarray]:
     file = _open_hdf5(path)
     if name not in file:
         raise ValueError(f"{path} has no features of {name}")
-    group = file[name]
+    return features_of_group(file[name], f"{path}: {name}")
+
+
+def features_of_group(group: Any, where: str) -> dict[str, np.ndarray]:
+    """The features of one photo from its group in an open HDF5 file; see [`read_features`].
+
+    Args:
+        group: an `h5py.Group`.
+        where: what to call it in errors.
+
+    Raises:
+        ValueError: a field is missing.
+    """
     missing = [field for field in ("keypoints", "descriptors", "image_size") if field not in group]
     if missing:
-        raise ValueError(f"{path}: {name} has no {', '.join(missing)}")
+        raise ValueError(f"{where} has no {', '.join(missing)}")
     features = {field: np.asarray(values[()], dtype=np.float32) for field, values in group.items()}
     features["descriptors"] = features["descriptors"].T
     features["image_size"] = features["image_size"][::-1].astype(np.int64)

@@ -112,6 +112,35 @@ def refilling(directory: str | os.PathLike[str], own: Container[str], key: str) 
             os.close(lock)
 
 
+@contextmanager
+def working_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A directory that one process at a time works in; it stays unless the caller removes it.
+
+    Raises:
+        FileExistsError: another process works in it; the lock of a killed one is gone with it.
+        OSError: it cannot be made.
+    """
+    path = Path(path)
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = _lock(path)
+        except BlockingIOError:
+            raise FileExistsError(f"{path} is being worked in by another process") from None
+        except FileNotFoundError:  # removed meanwhile, by a process that is done
+            continue
+        except OSError:  # a file system without locks
+            lock = None
+        if lock is None or (path.exists() and os.path.samestat(os.fstat(lock), os.stat(path))):
+            break
+        os.close(lock)
+    try:
+        yield path
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _locked_directory(parent: Path, prefix: str) -> tuple[Path, int | None]:
     """A new directory, which is locked as long as this process lives, where the file system can do that."""
     while True:

@@ -1,0 +1,175 @@
+"""The matches of every pair of a list, from features that were found once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.posed_pairs import features_of_group
+from ..features import KeypointFeatures
+from ..utils.errors import InputError
+from .extraction import from_group
+from .settings import feature_settings, match_settings
+from .storage import FEATURES, MATCHES, Arrays, Settings, growing, open_hdf5, pair_key, read_pairs, settings_of
+from .work import NoProgress, Part, Shard, cut, remaining, run_here, to_shards
+
+PAIRS_IN_A_SHARD = 64
+PHOTOS_KEPT = 64
+"""Photos whose features stay in memory for the next pairs."""
+
+
+class MatchesSummary(NamedTuple):
+    """What became of a list of pairs.
+
+    Args:
+        pairs: how many there are.
+        made: how many of them this run did.
+        left_out: those with a photo that has no features.
+    """
+
+    pairs: int
+    made: int
+    left_out: dict[str, str]
+
+
+class Matcher:
+    """Matches pairs; a [`Worker`] of shards of pairs of names.
+
+    Args:
+        model: `LightGlueForKeypointMatching`, or a runtime of exported graphs.
+        processor: not used.
+        features: path of features.h5.
+    """
+
+    def __init__(self, model: Any, processor: Any, features: str) -> None:
+        self.model = model
+        self.file = open_hdf5(features)
+        self.read = lru_cache(PHOTOS_KEPT)(self._read)
+
+    def _read(self, name: str) -> Arrays:
+        group = self.file[name]
+        return from_group(group, features_of_group(group, f"{self.file.filename}: {name}"))
+
+    def __call__(self, shards: Iterable[Shard]) -> Iterator[Part]:
+        for shard in shards:
+            part = Part()
+            for batch in shard:
+                part.groups |= self.match(batch)
+            yield part
+
+    def match(self, pairs: list[tuple[str, str]]) -> dict[str, Arrays]:
+        """The groups of a batch of pairs, as matches.h5 has them."""
+        names = list(dict.fromkeys(name for pair in pairs for name in pair))
+        images = [self.read(name) for name in names]
+        features = KeypointFeatures.from_numpy(images)
+        if not hasattr(self.model, "engine"):
+            features = features.to(self.model.device)
+        outputs = self.model.match_features(features.pairs([[names.index(name) for name in pair] for pair in pairs]))
+        matches = outputs.matches[:, 0].cpu().numpy().astype(np.int32)
+        scores = outputs.matching_scores[:, 0].float().cpu().numpy().astype(np.float16)
+        counts = [len(images[names.index(name0)][FEATURES]) for name0, _ in pairs]
+        return {
+            pair_key(*pair): {MATCHES: matches[i, :n], "matching_scores0": scores[i, :n]}
+            for i, (pair, n) in enumerate(zip(pairs, counts))
+        }
+
+
+def plan_pairs(pairs: list[tuple[str, str]], counts: dict[str, int], batch_size: int) -> Iterator[Shard]:
+    """Which pairs are computed together: those of like numbers of keypoints, so that little is padding."""
+    most = np.array([max(counts[name0], counts[name1]) for name0, name1 in pairs])
+    order = np.argsort(most, kind="stable")
+    return to_shards(cut([pairs[i] for i in order], batch_size), PAIRS_IN_A_SHARD)
+
+
+def match_pairs(
+    features: str | os.PathLike[str],
+    pairs: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    model: Any,
+    processor: Any = None,
+    batch_size: int = 8,
+    name: str = "",
+    cluster: Any | None = None,
+    progress: Any = NoProgress,
+) -> MatchesSummary:
+    """Write the matches of every pair of a list to matches.h5; those that are there are not done again.
+
+    Args:
+        features: features.h5, ours or hloc's.
+        pairs: pairs.txt.
+        out: the file; see storage.py.
+        model: the matcher; in evaluation mode.
+        processor: of the model, by which it is seen whether the features are of the model's own detector; not
+            looked at by default.
+        batch_size: pairs that are computed together.
+        name, cluster, progress: see [`extract_features`].
+
+    Raises:
+        InputError: no features or pairs, features of another detector, or `out` was made otherwise.
+        FileExistsError: another process writes the same file.
+        OSError: it cannot be written.
+    """
+    out = Path(out)
+    listed = read_pairs(pairs)
+    with open_hdf5(features) as file:
+        made = settings_of(file)
+        counts: dict[str, int] = {}
+        for photo in dict.fromkeys(photo for pair in listed for photo in pair):
+            if photo in file and FEATURES in file[photo]:
+                counts[photo] = file[photo][FEATURES].shape[0]
+                width = file[photo]["descriptors"].shape[0]
+                if width != model.config.num_input_features and counts[photo]:
+                    raise InputError(
+                        f"{features}: descriptors of {width} numbers, and this matcher takes "
+                        f"{model.config.num_input_features}: match with the model that made them"
+                    )
+    check_detector(features, made, model, processor)
+    possible = [pair for pair in listed if pair[0] in counts and pair[1] in counts]
+    left_out = {
+        " ".join(pair): f"no features of {pair[0] if pair[0] not in counts else pair[1]}"
+        for pair in listed
+        if pair[0] not in counts or pair[1] not in counts
+    }
+    if not possible:
+        raise InputError(f"{features} has not both photos of any pair of {pairs}")
+    refuse_collisions(possible)
+    with growing(out, MATCHES, match_settings(model, made, name)) as store:
+
+        def done(pair: tuple[str, str]) -> bool:
+            return pair_key(*pair) in store.done or pair_key(*pair[::-1]) in store.done
+
+        there = sum(map(done, possible))
+        shards = remaining(plan_pairs(possible, counts, batch_size), done)
+        work = partial(Matcher, features=str(Path(features).absolute()))
+        with progress(desc="pairs", total=len(possible), initial=there, unit="pair") as bar:
+            if cluster is None:
+                run_here(work(model, processor), shards, store, bar)
+            else:
+                cluster.run(work, list(shards), store, bar)
+    return MatchesSummary(len(listed), len(possible) - there, left_out)
+
+
+def refuse_collisions(pairs: list[tuple[str, str]]) -> None:
+    """Raise an InputError for two pairs with one name in matches.h5."""
+    keys: dict[str, tuple[str, str]] = {}
+    for pair in pairs:
+        other = keys.setdefault(pair_key(*pair), pair)
+        if other != pair:
+            raise InputError(f"{' '.join(other)} and {' '.join(pair)} would have the same name in matches.h5: rename")
+
+
+def check_detector(features: Any, made: Settings | None, model: Any, processor: Any) -> None:
+    """Raise an InputError if features that we made are of another detector than the model's own."""
+    if made is None or processor is None or not model.config.use_keypoint_detector:
+        return
+    own = feature_settings(model, processor)
+    if own["engine"] == made["engine"] and own["weights"] != made["weights"]:
+        raise InputError(
+            f"{features} was made by {made['about']['model'] or made['detector']['type']}, whose detector is not "
+            "this model's: match with the model that made it"
+        )

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+
+from lightglue_hf.collection import colmap
+from lightglue_hf.collection.colmap import write_database
+from lightglue_hf.collection.storage import FEATURES, MATCHES, growing, pair_key
+from lightglue_hf.utils.errors import InputError
+
+from .conftest import save_picture
+
+pycolmap = pytest.importorskip("pycolmap")
+
+SIZE = (320, 240)
+NAMES = ["a.jpg", "b.jpg", "sub/c.jpg"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three photos of one flat scene that moves by 20 pixels, the features and matches of it, and two photos more."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform((45, 5), (315, 235), (200, 2)).astype(np.float32)
+    for i, name in enumerate([*NAMES, "without.jpg"]):
+        save_picture(tmp_path / "photos" / name, SIZE, i)
+    with growing(tmp_path / "f.h5", FEATURES, {}) as store:
+        for i, name in enumerate(NAMES):
+            store.add({name: {"keypoints": points - np.float32([20 * i, 0]), "image_size": np.array(SIZE)}})
+        store.add({"gone.jpg": {"keypoints": points}})
+    with growing(tmp_path / "m.h5", MATCHES, {}) as store:
+        found = np.arange(200, dtype=np.int32)
+        found[150:] = -1
+        group = {"matches0": found, "matching_scores0": np.ones(200, np.float16)}
+        for pair in (("a.jpg", "b.jpg"), ("sub/c.jpg", "a.jpg"), ("a.jpg", "gone.jpg")):
+            store.add({pair_key(*pair): group})
+        store.add({"b.jpg/sub-c.jpg": {"matches0": np.full(200, -1, np.int32), "matching_scores0": np.zeros(200)}})
+    return tmp_path, points
+
+
+def write(folder, out="d.db", **options):
+    return write_database(folder / "photos", folder / "f.h5", folder / "m.h5", folder / out, **options)
+
+
+def test_colmap_reads_keypoints_half_a_pixel_on_and_verified_matches(files):
+    folder, points = files
+    done = write(folder)
+    assert (done.photos, done.pairs, done.matches, done.verified) == (3, 3, 300, 2)
+    assert done.inliers > 290
+    assert done.left_out == {}
+    with pycolmap.Database.open(folder / "d.db") as db:
+        ids = {image.name: image.image_id for image in db.read_all_images()}
+        assert sorted(ids) == NAMES
+        for i, name in enumerate(NAMES):
+            moved = points - np.float32([20 * i, 0]) + np.float32(0.5)
+            assert np.array_equal(db.read_keypoints(ids[name])[:, :2], moved)
+        expected = np.stack([np.arange(150)] * 2, 1)
+        assert np.array_equal(db.read_matches(ids["a.jpg"], ids["sub/c.jpg"]), expected)
+        assert {camera.model.name for camera in db.read_all_cameras()} == {"SIMPLE_RADIAL"}
+        assert {(camera.width, camera.height) for camera in db.read_all_cameras()} == {SIZE}
+
+
+def test_34_twice_is_once(files):
+    folder, _ = files
+    first = write(folder)
+    before = (folder / "d.db").read_bytes()
+    assert write(folder) == first
+    assert (folder / "d.db").read_bytes() == before
+    assert not list(folder.glob("d.db?*"))
+
+
+def test_what_is_new_is_added(files):
+    folder, _ = files
+    write(folder, verify=False)
+    before = write(folder)
+    assert before.verified == 2
+    with growing(folder / "f.h5", FEATURES, {}) as store:
+        store.add({"without.jpg": {"keypoints": np.zeros((0, 2), np.float32)}})
+    after = write(folder)
+    assert after.photos == 4
+    assert after[1:5] == before[1:5]
+
+
+def test_the_same_matches_give_the_same_database(files):
+    folder, _ = files
+    write(folder)
+    write(folder, "again.db")
+    read = []
+    for name in ("d.db", "again.db"):
+        with pycolmap.Database.open(folder / name) as db:
+            read.append([geometry.inlier_matches.tolist() for _, geometry in zip(*db.read_two_view_geometries())])
+    assert read[0] == read[1]
+    assert len(read[0]) >= 2
+
+
+def test_29_a_full_disk_is_seen_before_colmap_ends_the_process(files, monkeypatch):
+    folder, _ = files
+    usage = colmap.shutil.disk_usage(folder)
+    monkeypatch.setattr(colmap.shutil, "disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(OSError, match="No space left on device"):
+        write(folder)
+    assert not (folder / "d.db").exists()
+    assert not list(folder.glob("*.parts"))
+
+
+def test_28_what_a_killed_process_left_is_removed(files):
+    folder, _ = files
+    (folder / "d.db.parts" / "some").mkdir(parents=True)
+    (folder / "d.db.parts" / "database.db").write_bytes(b"half")
+    assert write(folder).photos == 3
+    assert not list(folder.glob("*.parts"))
+
+
+def test_one_camera(files):
+    folder, _ = files
+    write(folder, single_camera=True, camera_model="PINHOLE")
+    with pycolmap.Database.open(folder / "d.db") as db:
+        (camera,) = db.read_all_cameras()
+        assert camera.model.name == "PINHOLE"
+    with pytest.raises(InputError, match="no camera model ROUND"):
+        write(folder, camera_model="ROUND")
+
+
+def test_other_keypoints_are_refused_and_nothing_is_changed(files):
+    folder, _ = files
+    write(folder)
+    before = (folder / "d.db").read_bytes()
+    (folder / "f.h5").unlink()
+    with growing(folder / "f.h5", FEATURES, {}) as store:
+        store.add({"a.jpg": {"keypoints": np.ones((300, 2), np.float32)}})
+    with pytest.raises(InputError, match=r"d.db has other keypoints of a.jpg"):
+        write(folder)
+    assert (folder / "d.db").read_bytes() == before
+    with growing(folder / "few.h5", FEATURES, {}) as store:
+        store.add({name: {"keypoints": np.ones((10, 2), np.float32)} for name in NAMES})
+    with pytest.raises(InputError, match="of other features"):
+        write_database(folder / "photos", folder / "few.h5", folder / "m.h5", folder / "new.db")
+    assert not (folder / "new.db").exists()
+    assert not list(folder.glob("*.parts"))
+
+
+def test_features_of_other_photos(files):
+    folder, _ = files
+    save_picture(folder / "others" / "x.jpg", SIZE, 0)
+    with pytest.raises(InputError, match=r"no photo of .*f.h5 is in"):
+        write_database(folder / "others", folder / "f.h5", folder / "m.h5", folder / "new.db")
+
+
+def test_a_photo_that_colmap_cannot_read_is_left_out(files):
+    folder, _ = files
+    (folder / "photos" / "a.jpg").write_bytes(b"broken since")
+    done = write(folder)
+    assert list(done.left_out) == ["a.jpg"]
+    assert (done.photos, done.matches) == (2, 0)
+
+
+def test_33_more_than_32767_keypoints(files):
+    folder, _ = files
+    n = 40_000
+    points = np.random.default_rng(0).uniform(0, 240, (n, 2)).astype(np.float32)
+    with growing(folder / "big.h5", FEATURES, {}) as store:
+        store.add({name: {"keypoints": points} for name in NAMES[:2]})
+    with growing(folder / "bigm.h5", MATCHES, {}) as store:
+        found = np.arange(n, dtype=np.int32)[::-1].copy()
+        store.add({"a.jpg/b.jpg": {"matches0": found, "matching_scores0": np.ones(n, np.float16)}})
+    done = write_database(folder / "photos", folder / "big.h5", folder / "bigm.h5", folder / "big.db", verify=False)
+    assert done.matches == n
+    with pycolmap.Database.open(folder / "big.db") as db:
+        assert db.read_matches(1, 2)[0].tolist() == [0, n - 1]
