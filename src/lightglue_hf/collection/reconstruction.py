@@ -79,7 +79,7 @@ def map_photos(
     with pycolmap.Database.open(database) as db:
         count = db.num_images()
     best, models = None, 0
-    with refilling(out, MODEL_FILES) as made:
+    with refilling(out, MODEL_FILES, "cameras.bin") as made:
         for inliers in INITIAL_INLIERS:
             found = pycolmap.incremental_mapping(database, photos, made, _options(pycolmap, inliers, threads))
             for directory in [path for path in made.iterdir() if path.is_dir()]:
