@@ -105,3 +105,13 @@ def test_features_that_do_not_say_their_model(folder, error):
     (folder / "p.txt").write_text("a.png b.jpg\n")
     said = error("match-pairs", folder / "hloc.h5", folder / "p.txt", "-o", folder / "m.h5")
     assert "give --model" in said
+
+
+def test_pairs_are_given_up_early(folder, checkpoint, capsys, error):
+    features(capsys, folder, checkpoint)
+    (folder / "p.txt").write_text("a.png b.jpg\n")
+    files = (folder / "f.h5", folder / "p.txt", "-o", folder / "m.h5")
+    assert run(capsys, "match-pairs", *files, "--rejection-threshold", 1)[0] == 0
+    assert "matcher.rejection_threshold 1.0 there" in error("match-pairs", *files)
+    assert "a number from 0 to 1" in error("match-pairs", *files, "--rejection-threshold", 2)
+    assert "goes with PyTorch" in error("match-pairs", *files, "--rejection-threshold", 1, "--engine", "openvino")

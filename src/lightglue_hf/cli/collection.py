@@ -35,6 +35,10 @@ def database(text: str) -> Path:
     return target(text, {".db"}, ".db")
 
 
+def share(text: str) -> float:
+    return number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
 def natural(text: str) -> int:
     return number(text, int, lambda value: value >= 0, "a whole number from 0")
 
@@ -56,6 +60,14 @@ def add_engine(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--address", metavar="HOST:PORT", help=help_address)
     help_workers = "on the cluster (default: its CPUs by the threads of this process)"
     parser.add_argument("--workers", type=count, metavar="N", help=help_workers)
+
+
+def add_rejection(parser: argparse.ArgumentParser) -> None:
+    help_rejection = (
+        "give a pair up early when fewer than this share of its keypoints match (default: 0, never; "
+        "docs/checkpoints.md says what each checkpoint bears)"
+    )
+    parser.add_argument("--rejection-threshold", type=share, default=0.0, metavar="SHARE", help=help_rejection)
 
 
 def add_pair_options(parser: argparse.ArgumentParser) -> None:
@@ -81,10 +93,15 @@ def add_camera_options(parser: argparse.ArgumentParser) -> None:
 
 def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
     """The processor and the model that the options ask for, as they are used."""
+    rejection = getattr(args, "rejection_threshold", 0.0)
     if args.engine == "openvino":
+        if rejection:
+            raise InputError("--rejection-threshold goes with PyTorch: a graph keeps what it was exported with")
         processor, model = _load_openvino(args)
     else:
         processor, model = load_matcher(args.model, args)
+    if rejection:
+        model.config.rejection_threshold = rejection
     if args.longest_edge:
         processor.do_resize, processor.size = True, {"longest_edge": args.longest_edge}
     return processor, model
