@@ -12,7 +12,7 @@ from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.optional import import_optional
-from .arguments import count, log, number, target
+from .arguments import count, log, number, share, target
 from .errors import reading
 from .models import apply_options, check_device, find_checkpoint, load_matcher, quiet_libraries, runtime_of
 
@@ -58,6 +58,11 @@ def add_engine(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--workers", type=count, metavar="N", help=help_workers)
 
 
+def add_rejection(parser: argparse.ArgumentParser) -> None:
+    help_reject = "give up a pair when after the second layer less than this share matches (default: the model's, 0)"
+    parser.add_argument("--rejection-threshold", type=share, metavar="T", help=help_reject)
+
+
 def add_pair_options(parser: argparse.ArgumentParser) -> None:
     help_neighbours = "of each photo, by retrieval or GPS (default: 20)"
     parser.add_argument("--neighbours", type=count, default=20, metavar="N", help=help_neighbours)
@@ -85,6 +90,10 @@ def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
         processor, model = _load_openvino(args)
     else:
         processor, model = load_matcher(args.model, args)
+    if getattr(args, "rejection_threshold", None) is not None:
+        if hasattr(model, "engine"):
+            raise InputError(f"--rejection-threshold is for PyTorch: a graph of {args.model} has its own")
+        model.config.rejection_threshold = args.rejection_threshold
     if args.longest_edge:
         processor.do_resize, processor.size = True, {"longest_edge": args.longest_edge}
     return processor, model

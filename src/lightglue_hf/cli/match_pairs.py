@@ -7,7 +7,17 @@ from pathlib import Path
 
 from ..utils.errors import InputError
 from .arguments import add_model_options, refuse_overwriting
-from .collection import EXIT, add_engine, add_summary, bars, cluster_of, hdf5, load_for_collection, report
+from .collection import (
+    EXIT,
+    add_engine,
+    add_rejection,
+    add_summary,
+    bars,
+    cluster_of,
+    hdf5,
+    load_for_collection,
+    report,
+)
 
 HELP = "match pairs of photos from their features, in hloc's HDF5 layout"
 EPILOG = (
@@ -22,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=hdf5, required=True, metavar="MATCHES.h5", help="file to write")
     add_model_options(parser, photos=False)
     add_engine(parser, "pairs")
+    add_rejection(parser)
     add_summary(parser)
     parser.set_defaults(run=run, model=None, max_keypoints=None, longest_edge=None)
 

@@ -14,6 +14,7 @@ from .collection import (
     add_camera_options,
     add_engine,
     add_pair_options,
+    add_rejection,
     add_summary,
     bars,
     cluster_of,
@@ -43,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_engine(parser, "photos of one size, and pairs")
     help_threads = "of COLMAP's mapping (default: 1, with which the same matches give the same model again)"
     parser.add_argument("--threads", type=count, default=1, metavar="N", help=help_threads)
+    add_rejection(parser)
     add_summary(parser)
     parser.set_defaults(run=run)
 
