@@ -16,6 +16,7 @@ from lightglue_hf.collection.storage import read_names, write_pairs
 
 from .loads import KilledOnce, load
 
+os.environ["RAY_TQDM_PATCH_PRINT"] = "0"  # print stays print, for the tests after these
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
 

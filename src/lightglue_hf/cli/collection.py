@@ -12,7 +12,7 @@ from typing import Any
 
 from ..utils.errors import InputError
 from ..utils.optional import import_optional
-from .arguments import count, log, number, target
+from .arguments import count, log, number, share, target
 from .errors import reading
 from .models import apply_options, check_device, find_checkpoint, load_matcher, quiet_libraries, runtime_of
 
@@ -33,10 +33,6 @@ def text_file(text: str) -> Path:
 
 def database(text: str) -> Path:
     return target(text, {".db"}, ".db")
-
-
-def share(text: str) -> float:
-    return number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def natural(text: str) -> int:
@@ -63,11 +59,8 @@ def add_engine(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_rejection(parser: argparse.ArgumentParser) -> None:
-    help_rejection = (
-        "give a pair up early when fewer than this share of its keypoints match (default: 0, never; "
-        "docs/checkpoints.md says what each checkpoint bears)"
-    )
-    parser.add_argument("--rejection-threshold", type=share, default=0.0, metavar="SHARE", help=help_rejection)
+    help_reject = "give up a pair when after the second layer less than this share matches (default: the model's, 0)"
+    parser.add_argument("--rejection-threshold", type=share, metavar="T", help=help_reject)
 
 
 def add_pair_options(parser: argparse.ArgumentParser) -> None:
@@ -93,15 +86,14 @@ def add_camera_options(parser: argparse.ArgumentParser) -> None:
 
 def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
     """The processor and the model that the options ask for, as they are used."""
-    rejection = getattr(args, "rejection_threshold", 0.0)
     if args.engine == "openvino":
-        if rejection:
-            raise InputError("--rejection-threshold goes with PyTorch: a graph keeps what it was exported with")
         processor, model = _load_openvino(args)
     else:
         processor, model = load_matcher(args.model, args)
-    if rejection:
-        model.config.rejection_threshold = rejection
+    if getattr(args, "rejection_threshold", None) is not None:
+        if hasattr(model, "engine"):
+            raise InputError(f"--rejection-threshold is for PyTorch: a graph of {args.model} has its own")
+        model.config.rejection_threshold = args.rejection_threshold
     if args.longest_edge:
         processor.do_resize, processor.size = True, {"longest_edge": args.longest_edge}
     return processor, model

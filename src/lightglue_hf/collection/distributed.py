@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +118,7 @@ class Cluster(NamedTuple):
         Raises:
             OSError: there is no cluster at the address.
         """
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # or Ray replaces the print of the whole process
         ray = import_optional("ray", "ray")
         data = import_optional("ray.data", "ray")
         if not ray.is_initialized():
