@@ -18,9 +18,9 @@ def test_rows_are_numbered():
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"row {number}" for number, *_ in ROWS])
 def test_the_tests_of_a_row_exist(row):
-    _, _, gets, tests = row
+    *_, tests = row
     names = re.findall(r"`([\w/]+\.py)::(\w+)`", tests)
-    assert bool(names) != gets.startswith("not yet: ")
+    assert names
     assert len(names) == tests.count("::")
     for file, name in names:
         tree = ast.parse((HERE / file).read_text())
