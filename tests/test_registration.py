@@ -114,10 +114,14 @@ def test_of_other_slow_processors_transformers_still_says_it(tmp_path, caplog):
     if not transformers.__version__.startswith("4."):
         pytest.skip("transformers 5 says no such thing")
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor"}')
-    transformers.utils.logging.warning_once.cache_clear()
-    transformers.utils.logging.enable_propagation()
+    logging = transformers.utils.logging
+    verbosity = logging.get_verbosity()  # of which other tests may have left less
+    logging.warning_once.cache_clear()
+    logging.enable_propagation()
+    logging.set_verbosity_warning()
     try:
         transformers.AutoImageProcessor.from_pretrained(tmp_path)
     finally:
-        transformers.utils.logging.disable_propagation()
+        logging.set_verbosity(verbosity)
+        logging.disable_propagation()
     assert "Using a slow image processor" in caplog.text
