@@ -99,19 +99,6 @@ def test_another_setting_is_refused(folder, checkpoint, capsys, error):
     assert "detector.max_keypoints 64 there, 9 now" in said
 
 
-def test_pairs_are_rejected_early_if_asked_to(folder, checkpoint, capsys):
-    features(capsys, folder, checkpoint)
-    (folder / "p.txt").write_text("a.png b.jpg\n")
-    counts = []
-    for name, options in (("all.h5", ()), ("none.h5", ("--rejection-threshold", 1))):
-        files = (folder / "f.h5", folder / "p.txt", "-o", folder / name)
-        assert run(capsys, "match-pairs", *files, *options)[0] == 0
-        with h5py.File(folder / name) as file:
-            counts.append(int((file["a.png/b.jpg/matches0"][()] >= 0).sum()))
-    assert counts[0] > 0
-    assert counts[1] in (0, counts[0])  # a model of two layers is done before
-
-
 def test_features_that_do_not_say_their_model(folder, error):
     with h5py.File(folder / "hloc.h5", "w") as file:
         file["a.png/keypoints"] = [[0.0, 0.0]]
@@ -120,7 +107,7 @@ def test_features_that_do_not_say_their_model(folder, error):
     assert "give --model" in said
 
 
-def test_pairs_are_given_up_early(folder, checkpoint, capsys, error):
+def test_pairs_are_given_up_early_if_asked_to(folder, checkpoint, capsys, error):
     features(capsys, folder, checkpoint)
     (folder / "p.txt").write_text("a.png b.jpg\n")
     files = (folder / "f.h5", folder / "p.txt", "-o", folder / "m.h5")
