@@ -74,7 +74,7 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results
+	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build
 
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
