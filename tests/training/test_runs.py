@@ -16,7 +16,8 @@ from PIL import Image
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.detectors.superpoint import SuperPointForKeypointDetection
 from lightglue_hf.training import DetectorRecipe, MatcherRecipe, RecipeError, train_detector, train_matcher
-from lightglue_hf.training.runs import digest_of_weights, keep_recipe, last_whole_checkpoint, locked
+from lightglue_hf.training.runs import keep_recipe, last_whole_checkpoint, locked
+from lightglue_hf.utils.digests import digest_of_weights
 
 from .small import MATCHER, NARROW, SMALL
 

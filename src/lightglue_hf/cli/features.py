@@ -17,7 +17,7 @@ from .collection import (
     report,
 )
 
-HELP = "find the features of every photo of a in hloc's HDF5 layout"
+HELP = "find the features of every photo of a folder, in hloc's HDF5 layout"
 EPILOG = "Goes on where it stopped. The EXIF orientation is ignored, as COLMAP ignores it; docs/collections.md." + EXIT
 
 

@@ -48,12 +48,8 @@ def sequential_pairs(
     if features is None:
         raise InputError("loops are found by the features of the photos: give the file")
     descriptors = global_descriptors(features, names)
-    seen = set()
-    for i, others in most_alike(descriptors, neighbours + 2 * window, range(0, len(names), loop_every)):
-        for j in [j for j in others if abs(i - j) > window][:neighbours]:
-            if (min(i, j), max(i, j)) not in seen:
-                seen.add((min(i, j), max(i, j)))
-                yield names[min(i, j)], names[max(i, j)]
+    alike = most_alike(descriptors, neighbours + 2 * window, range(0, len(names), loop_every))
+    yield from _once(names, ((i, [j for j in others if abs(i - j) > window][:neighbours]) for i, others in alike))
 
 
 def retrieval_pairs(names: Sequence[str], features: str | os.PathLike[str], neighbours: int = 20) -> Pairs:
@@ -69,6 +65,7 @@ def retrieval_pairs(names: Sequence[str], features: str | os.PathLike[str], neig
 
 
 def _once(names: Sequence[str], found: Iterator[tuple[int, list[int]]]) -> Pairs:
+    """Pairs of a photo and those found for it, by their numbers; each once, in the order of the numbers."""
     seen: set[tuple[int, int]] = set()
     for i, others in found:
         for j in others:

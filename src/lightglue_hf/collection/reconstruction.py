@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..utils.digests import sha256_of
 from ..utils.errors import InputError
 from ..utils.files import refilling, write_atomically
 from .colmap import MIN_INLIERS, SEED, import_pycolmap, write_database
@@ -126,7 +126,7 @@ def _options(pycolmap: Any, inliers: int, threads: int) -> Any:
 def choose_pairs(
     way: str, names: list[str], photos: str | os.PathLike[str], features: str | os.PathLike[str], **options: Any
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Pairs of photos by the name of a way, and the photos that are in none for want of a GPS position.
+    """Pairs of photos by the name of a way, and the photos without a GPS position, which are in none.
 
     Args:
         way: "exhaustive", "sequential", "retrieval" or "gps"; "auto" for the first or third, by the number of photos.
@@ -241,7 +241,7 @@ def _mapped(photos: str | os.PathLike[str], out: Path, threads: int) -> dict[str
     made = out / "sparse" / "made.json"
     if made.exists():
         there = json.loads(made.read_text())
-        if there["database"] == _digest(out / "database.db") and (out / "photos.png").exists():
+        if there["database"] == sha256_of(out / "database.db") and (out / "photos.png").exists():
             return there["mapping"]
         made.unlink()
     mapping = map_photos(photos, out / "database.db", out / "sparse", threads)
@@ -252,14 +252,6 @@ def _mapped(photos: str | os.PathLike[str], out: Path, threads: int) -> dict[str
     (out / ".points.ply").replace(out / "points.ply")
     draw_cameras(reconstruction, out / "model.png")
     draw_photos(reconstruction, photos, out / "photos.png")
-    about = {"database": _digest(out / "database.db"), "mapping": mapping._asdict()}  # COLMAP changes its header
+    about = {"database": sha256_of(out / "database.db"), "mapping": mapping._asdict()}  # COLMAP changes its header
     write_atomically(made, json.dumps(about, indent=1) + "\n")
     return mapping._asdict()
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

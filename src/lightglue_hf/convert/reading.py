@@ -18,8 +18,9 @@ from transformers import AutoConfig
 from ..configuration_lightglue import LightGlueConfig
 from ..features import KeypointDetectorConfig
 from ..image_processing_lightglue import LightGlueImageProcessor
+from ..utils.digests import sha256_of
 from ..utils.files import json_object, regular_file
-from .downloads import LARGEST_FILE, download, sha256_of
+from .downloads import LARGEST_FILE, download
 from .published import PUBLISHED, PublishedFile
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"

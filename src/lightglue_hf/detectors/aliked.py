@@ -398,6 +398,7 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
 
         Both are of four stages, at 1, 1/2, 1/8 and 1/32 of the size.
         """
+        # a clone: of one image the strides may pass for channels last and be read as channels first
         x, pooled, share = self.first_stage(pixel_values.clone(memory_format=torch.channels_last))
         stages, shares = [x], [share]
         convs = (self.conv2, self.conv3, self.conv4)

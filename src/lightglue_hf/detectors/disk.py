@@ -300,6 +300,7 @@ class DISKForKeypointDetection(KeypointDetector, DISKPreTrainedModel):
         pixels = pixel_values.expand(-1, 3, -1, -1)
         # zeros, which the instance norms count in
         pixels = F.pad(pixels, (0, -width % config.stride, 0, -height % config.stride))
+        # a clone: of one image the strides may pass for channels last and be read as channels first
         levels = unet(pixels.clone(memory_format=torch.channels_last))
         head: Any = unet.path_up[-1]
         scores = head(*levels)[:, 0, :height, :width]

@@ -11,9 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ..images import find_photos
 from ..utils.files import write_atomically
@@ -103,16 +101,6 @@ def read_kept(path: Path, recipe: Recipe) -> tuple[dict[str, Any], dict[str, str
             f"{path} is broken ({error}), so it is not known what was trained here: choose another output_dir, or "
             "remove that file if the recipe is the same"
         ) from None
-
-
-def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a `state_dict`, whatever file it came from."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def digest_of_files(paths: Iterator[Path] | list[Path]) -> str:

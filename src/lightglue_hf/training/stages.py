@@ -16,6 +16,7 @@ from ..data.posed_pairs import DepthPair, read_features
 from ..detectors.configuration_superpoint import SuperPointConfig
 from ..detectors.superpoint import SuperPointForKeypointDetection
 from ..modeling_lightglue import LightGlueForKeypointMatching
+from ..utils.digests import digest_of_weights
 from .batch_norm import fold_batch_norm, insert_batch_norm
 from .card import write_card
 from .collators import (
@@ -28,7 +29,7 @@ from .collators import (
 )
 from .fitting import fit, training_arguments
 from .recipes import DetectorRecipe, MatcherRecipe, Recipe, RecipeError
-from .runs import digest_of_files, digest_of_photos, digest_of_weights, keep_recipe, locked
+from .runs import digest_of_files, digest_of_photos, keep_recipe, locked
 
 
 def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
