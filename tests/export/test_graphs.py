@@ -84,6 +84,18 @@ def test_adaptive_matchers_stop_and_prune_as_the_model(depth, width, rejection):
     assert matches > 20
 
 
+@torch.no_grad()
+def test_adaptive_matchers_give_pairs_up_as_the_model():
+    model = whole_model(rejection_threshold=0.3, depth_confidence=-1)
+    matcher, stops = AdaptiveMatcher(fused(model)), set()
+    for n in (2, 3, 5, 8, 13, 40):
+        features = some_features(model, 1, np.ones((2, n), bool))
+        wanted = matched(model, features)
+        assert_same(matcher(*features.values()), wanted)
+        stops.add(int(wanted.stop))
+    assert {2, 4} <= stops, "some are meant to be given up, and some not"
+
+
 def test_fused_layers_are_the_models():
     """Shared projections, projections of their own, grouped heads, no biases: all that the weights can be."""
     for overrides in ({}, {"num_key_value_heads": 1}, {"attention_bias": False}):
