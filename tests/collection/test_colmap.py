@@ -164,3 +164,26 @@ def test_33_more_than_32767_keypoints(files):
     assert done.matches == n
     with pycolmap.Database.open(folder / "big.db") as db:
         assert db.read_matches(1, 2)[0].tolist() == [0, n - 1]
+
+
+def test_one_camera_of_photos_that_come_later(files):
+    folder, points = files
+    write(folder, single_camera=True)
+    with growing(folder / "f.h5", FEATURES, {}) as store:
+        store.add({"without.jpg": {"keypoints": points, "image_size": np.array(SIZE)}})
+    write(folder, single_camera=True)
+    with pycolmap.Database.open(folder / "d.db") as db:
+        assert db.num_images() == 4
+        assert db.num_cameras() == 1
+
+
+def test_photos_that_are_gone_and_other_cameras_are_refused(files):
+    folder, _ = files
+    write(folder)
+    before = (folder / "d.db").read_bytes()
+    with pytest.raises(InputError, match="cameras of SIMPLE_RADIAL, not PINHOLE"):
+        write(folder, camera_model="PINHOLE")
+    (folder / "photos" / "a.jpg").unlink()
+    with pytest.raises(InputError, match=r"not in the folder, a\.jpg for one"):
+        write(folder)
+    assert (folder / "d.db").read_bytes() == before

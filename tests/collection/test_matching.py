@@ -5,7 +5,7 @@ import torch
 
 from lightglue_hf import KeypointFeatures
 from lightglue_hf.collection.extraction import extract_features
-from lightglue_hf.collection.matching import Matcher, match_pairs, plan_pairs, refuse_collisions
+from lightglue_hf.collection.matching import Matcher, check_detector, match_pairs, plan_pairs, refuse_collisions
 from lightglue_hf.collection.pairing import exhaustive_pairs
 from lightglue_hf.collection.storage import MATCHES, read_matches, read_names, read_settings, write_pairs
 from lightglue_hf.data.posed_pairs import read_features
@@ -87,6 +87,31 @@ def test_features_of_another_detector_are_refused(tmp_path, features, pairs, pro
     other = whole_model(max_keypoints=64, seed=1)
     with pytest.raises(InputError, match="made by somewhere, whose detector is not this model's"):
         match_pairs(features, pairs, tmp_path / "m.h5", other, processor)
+
+
+def test_a_detector_of_another_kind_is_refused_whatever_computed(features, model, processor):
+    made = read_settings(features)
+    made["engine"], made["detector"]["type"] = "torch bfloat16", "disk"
+    with pytest.raises(InputError, match="whose detector is not this model's"):
+        check_detector(features, made, model, processor)
+
+
+def test_broken_features_are_named(tmp_path, features, pairs, model):
+    h5py = pytest.importorskip("h5py")
+    for problem, message in (("nan", "has NaN or Inf"), ("fewer", "descriptors"), ("none", "no descriptors")):
+        path = tmp_path / f"{problem}.h5"
+        path.write_bytes(features.read_bytes())
+        with h5py.File(path, "r+") as file:
+            group = file["a.jpg"]
+            if problem == "nan":
+                group["keypoints"][0] = np.nan
+            else:
+                descriptors = group["descriptors"][:, 1:]
+                del group["descriptors"]
+                if problem == "fewer":
+                    group["descriptors"] = descriptors
+        with pytest.raises(InputError, match=message):
+            match_pairs(path, pairs, tmp_path / f"{problem}-matches.h5", model)
 
 
 def test_descriptors_of_another_width_are_refused(tmp_path, model):

@@ -295,3 +295,17 @@ def test_broken_pairs(tmp_path, text, message):
     (tmp_path / "pairs.txt").write_text(text)
     with pytest.raises(InputError, match=message):
         read_pairs(tmp_path / "pairs.txt")
+
+
+def test_pairs_that_are_no_text(tmp_path):
+    (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe a\n")
+    with pytest.raises(InputError, match="no UTF-8"):
+        read_pairs(tmp_path / "pairs.txt")
+
+
+def test_a_folder_may_have_the_name_of_a_dataset(tmp_path):
+    names = ["keypoints/a.jpg", "sub/b.jpg", "sub/keypoints/c.jpg"]
+    with growing(tmp_path / "f.h5", FEATURES, {}) as store:
+        for name in names:
+            store.add({name: {"keypoints": np.zeros((2, 2), np.float32)}})
+    assert read_names(tmp_path / "f.h5") == names

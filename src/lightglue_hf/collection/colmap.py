@@ -85,7 +85,7 @@ def write_database(
 
     Raises:
         InputError: no photo of the features is in the folder; an index of a match is of no keypoint; `out` holds
-            other keypoints for a photo.
+            other keypoints for a photo, photos that are not in the folder, or other cameras.
         FileExistsError: another process writes it.
         OSError: it cannot be written.
     """
@@ -101,6 +101,9 @@ def write_database(
         with _changing(out) as (database, changes):
             pycolmap.Database.open(database).close()
             reader = pycolmap.ImageReaderOptions(camera_model=camera_model)
+            cameras = _check_there(pycolmap, database, out, in_folder, camera_model, single_camera)
+            if single_camera and cameras:
+                reader.existing_camera_id = cameras[0]
             mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO
             if new := _missing(pycolmap, database, names):
                 pycolmap.import_images(database, photos, mode, image_names=new, options=reader)
@@ -136,6 +139,27 @@ def _changing(path: Path) -> Iterator[tuple[Path, list[str]]]:
             raise OSError(f"{path} cannot be written: {error}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_there(
+    pycolmap: Any, database: Path, out: Path, photos: set[str], camera_model: str, single_camera: bool
+) -> list[int]:
+    """The numbers of the cameras that a database has already.
+
+    Raises:
+        InputError: it has photos that are in the folder no longer, or was made with other cameras.
+    """
+    with pycolmap.Database.open(database) as db:
+        gone = sorted(image.name for image in db.read_all_images() if image.name not in photos)
+        cameras = db.read_all_cameras()
+    if gone:
+        raise InputError(f"{out} has photos that are not in the folder, {gone[0]} for one: remove it, or rename it")
+    others = {camera.model_name for camera in cameras} - {camera_model}
+    if others:
+        raise InputError(f"{out} has cameras of {', '.join(sorted(others))}, not {camera_model}: choose another name")
+    if single_camera and len(cameras) > 1:
+        raise InputError(f"{out} has {len(cameras)} cameras, and one is asked for: choose another name")
+    return [camera.camera_id for camera in cameras]
 
 
 def _missing(pycolmap: Any, database: Path, names: list[str]) -> list[str]:

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..geometry import resized_shape, scale_keypoints
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
-from .photos import load_stored, photo_names, stored_size
+from .photos import BROKEN, load_stored, photo_names, stored_size
 from .settings import feature_settings
 from .storage import FEATURES, Arrays, growing
 from .work import NoProgress, Part, Shard, ahead, cut, remaining, run_here, to_shards
@@ -25,9 +24,6 @@ from .work import NoProgress, Part, Shard, ahead, cut, remaining, run_here, to_s
 PHOTOS_IN_A_SHARD = 16
 READERS = min(8, (os.cpu_count() or 1) + 1)
 """Threads that decode photos while the model computes."""
-
-BROKEN = (OSError, ValueError, Image.DecompressionBombError)
-"""What reading a photo raises that is no image, or not a whole one, or too large."""
 
 
 class FeaturesSummary(NamedTuple):

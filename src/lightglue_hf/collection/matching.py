@@ -15,7 +15,18 @@ from ..features import KeypointFeatures
 from ..utils.errors import InputError
 from .extraction import from_group
 from .settings import feature_settings, match_settings
-from .storage import FEATURES, MATCHES, Arrays, Settings, growing, open_hdf5, pair_key, read_pairs, settings_of
+from .storage import (
+    FEATURES,
+    MATCHES,
+    Arrays,
+    Settings,
+    growing,
+    has_dataset,
+    open_hdf5,
+    pair_key,
+    read_pairs,
+    settings_of,
+)
 from .work import NoProgress, Part, Shard, cut, remaining, run_here, to_shards
 
 PAIRS_IN_A_SHARD = 64
@@ -53,7 +64,11 @@ class Matcher:
 
     def _read(self, name: str) -> Arrays:
         group = self.file[name]
-        return from_group(group, features_of_group(group, f"{self.file.filename}: {name}"))
+        where = f"{self.file.filename}: {name}"
+        arrays = features_of_group(group, where)
+        if not all(np.isfinite(arrays[field]).all() for field in (FEATURES, "descriptors")):
+            raise InputError(f"{where} has NaN or Inf")
+        return from_group(group, arrays)
 
     def __call__(self, shards: Iterable[Shard]) -> Iterator[Part]:
         for shard in shards:
@@ -120,9 +135,13 @@ def match_pairs(
         made = settings_of(file)
         counts: dict[str, int] = {}
         for photo in dict.fromkeys(photo for pair in listed for photo in pair):
-            if photo in file and FEATURES in file[photo]:
+            if photo in file and has_dataset(file[photo], FEATURES):
                 counts[photo] = file[photo][FEATURES].shape[0]
-                width = file[photo]["descriptors"].shape[0]
+                if "descriptors" not in file[photo]:
+                    raise InputError(f"{features}: {photo} has no descriptors")
+                width, columns = file[photo]["descriptors"].shape
+                if columns != counts[photo]:
+                    raise InputError(f"{features}: {photo} has {counts[photo]} keypoints and {columns} descriptors")
                 if width != model.config.num_input_features and counts[photo]:
                     raise InputError(
                         f"{features}: descriptors of {width} numbers, and this matcher takes "
@@ -168,7 +187,8 @@ def check_detector(features: Any, made: Settings | None, model: Any, processor: 
     if made is None or processor is None or not model.config.use_keypoint_detector:
         return
     own = feature_settings(model, processor)
-    if own["engine"] == made["engine"] and own["weights"] != made["weights"]:
+    same_engine = own["engine"] == made["engine"]
+    if own["detector"]["type"] != made["detector"]["type"] or (same_engine and own["weights"] != made["weights"]):
         raise InputError(
             f"{features} was made by {made['about']['model'] or made['detector']['type']}, whose detector is not "
             "this model's: match with the model that made it"

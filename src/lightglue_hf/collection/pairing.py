@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..utils.errors import InputError
-from .photos import gps_position, natural_order
+from .photos import BROKEN, gps_position, natural_order
 from .retrieval import global_descriptors, most_alike
 
 WAYS = ("exhaustive", "sequential", "retrieval", "gps")
@@ -96,7 +96,7 @@ def gps_pairs(
     for name in names:
         try:
             position = gps_position(Path(folder, name))
-        except (OSError, ValueError):
+        except BROKEN:
             position = None
         if position is None:
             without.append(name)

@@ -20,6 +20,9 @@ from ..images import find_photos, load_image
 from ..utils.errors import InputError
 from ..utils.files import regular_file
 
+BROKEN = (OSError, ValueError, Image.DecompressionBombError)
+"""What reading a photo raises that is no image, or not a whole one, or too large."""
+
 
 def photo_names(folder: str | os.PathLike[str]) -> list[str]:
     """The names of the photos in a folder and those below it, in the order of the names.

@@ -76,15 +76,18 @@ def read_pairs(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
         InputError: a line without exactly two different names; its number is given. No pairs.
     """
     pairs: dict[tuple[str, str], None] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            names = line.split()
-            if not names or names[0].startswith("#"):
-                continue
-            if len(names) != 2 or names[0] == names[1]:
-                raise InputError(f"{path}, line {number}: two different names without spaces are needed")
-            if (names[1], names[0]) not in pairs:
-                pairs[names[0], names[1]] = None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        names = line.split()
+        if not names or names[0].startswith("#"):
+            continue
+        if len(names) != 2 or names[0] == names[1]:
+            raise InputError(f"{path}, line {number}: two different names without spaces are needed")
+        if (names[1], names[0]) not in pairs:
+            pairs[names[0], names[1]] = None
     if not pairs:
         raise InputError(f"{path} lists no pairs")
     return list(pairs)
@@ -120,11 +123,15 @@ def parts_of(path: str | os.PathLike[str]) -> Path:
 def group_names(group: Any, dataset: str, prefix: str = "") -> Iterator[str]:
     """The full names of the groups in an open file that have such a data set: of photos, or of pairs."""
     for name, item in group.items():
-        if hasattr(item, "items"):
-            if dataset in item:
-                yield prefix + name
-            else:
-                yield from group_names(item, dataset, f"{prefix}{name}/")
+        if has_dataset(item, dataset):
+            yield prefix + name
+        elif hasattr(item, "items"):
+            yield from group_names(item, dataset, f"{prefix}{name}/")
+
+
+def has_dataset(item: Any, dataset: str) -> bool:
+    """Whether something in an open file is a group with such a data set; a folder of photos may have its name."""
+    return hasattr(item, "items") and dataset in item and not hasattr(item[dataset], "items")
 
 
 def read_names(path: str | os.PathLike[str], dataset: str = FEATURES) -> list[str]:
@@ -154,7 +161,8 @@ def read_matches(path: str | os.PathLike[str], name0: str, name1: str) -> tuple[
     """The matches of a pair, whichever of the two stands first in the file.
 
     Returns:
-        `(m, 2)` int64, indices of keypoints of the first and second photo; and their scores, `(m,)` float32.
+        `(m, 2)` int64, indices of keypoints of the first and second photo; and their scores, `(m,)` float32, 1 where
+        the file has none.
 
     Raises:
         InputError: the file has no such pair.
@@ -171,7 +179,8 @@ def matches_of(file: Any, name0: str, name1: str) -> tuple[np.ndarray, np.ndarra
             partners = group[MATCHES][()].astype(np.int64)
             (matched,) = np.nonzero(partners >= 0)
             matches = np.stack([matched, partners[matched]], 1)
-            scores = group["matching_scores0"][()].astype(np.float32)[matched]
+            scores = group["matching_scores0"][()] if "matching_scores0" in group else np.ones(len(partners))
+            scores = scores.astype(np.float32)[matched]
             return matches[:, ::-1] if turned else matches, scores
     raise InputError(f"{file.filename} has no matches of {name0} and {name1}")
 
