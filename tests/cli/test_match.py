@@ -324,3 +324,14 @@ def test_calibrated_cameras_give_an_essential_matrix(run, photos, tmp_path):
     assert np.median(distances[arrays["pose_inliers"]]) < np.median(distances)
     singular = np.linalg.svd(arrays["essential"])[1]
     np.testing.assert_allclose(singular, [1, 1, 0], atol=1e-9)
+
+
+def test_a_pose_in_words():
+    from lightglue_hf.cli.match import describe_pose
+
+    turn = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # 90 degrees about the axis that points down
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = turn, -turn @ [0.6, 0, 0.8]  # the second camera is right of and ahead of the first
+    said = ": turned by 90.0 degrees, moved right, down and ahead as 0.60, 0.00, 0.80"
+    assert describe_pose(pose).replace("-0.00", "0.00") == said
+    assert describe_pose(None) == ""

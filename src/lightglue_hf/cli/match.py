@@ -92,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
     if geometry is not None:
         report(describe(geometry.verdict))
         if geometry.pose_inliers is not None:
-            report(f"{geometry.pose_inliers.sum()} inliers of an essential matrix (2 px)")
+            report(
+                f"{geometry.pose_inliers.sum()} inliers of an essential matrix (2 px){describe_pose(geometry.pose)}"
+            )
         if args.model == BUNDLED and geometry.verdict.inliers.sum() < LITTLE:
             report(f"{BUNDLED} is small and quick: --model aliked, disk, xfeat or superpoint find more")
     if args.output:
@@ -210,6 +212,17 @@ def report_matches(result: Matches, report: Callable[[str], Any]) -> None:
     count = len(result.prediction.matches)
     report(f"{count} matches{layers}, in {result.seconds:.2f} s without loading the model")
     report(f"computed by {result.engine}")
+
+
+def describe_pose(pose: np.ndarray | None) -> str:
+    """By how much the second camera is turned, and where it went, in the axes of the first: right, down, ahead."""
+    import numpy as np
+
+    if pose is None:
+        return ""
+    angle = np.degrees(np.arccos(np.clip((np.trace(pose[:3, :3]) - 1) / 2, -1, 1)))
+    right, down, ahead = -pose[:3, :3].T @ pose[:3, 3]
+    return f": turned by {angle:.1f} degrees, moved right, down and ahead as {right:.2f}, {down:.2f}, {ahead:.2f}"
 
 
 def describe(verdict: Verdict) -> str:
