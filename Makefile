@@ -7,6 +7,7 @@
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    the same for the tables of docs/export.md
+# make docs    build the site of docs/ into build/site, with warnings as errors
 # make pack-gpu    write what benchmark-gpu needs into build/gpu
 # make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
@@ -29,7 +30,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export docs pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -58,6 +59,9 @@ benchmark: .venv-export/.benchmark
 benchmark-export: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks --page export.md $(ARGS)
 
+docs: .venv-docs/.docs
+	@.venv-docs/bin/python docs/site/build.py
+
 pack-gpu: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks.gpu --pack
 
@@ -74,7 +78,13 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build
+	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 .venv-docs dist demo.png benchmark-results build
+
+# The pages name no module that would have to be imported, so the package itself is not installed.
+.venv-docs/.docs: docs/site/requirements.txt
+	@test -x .venv-docs/bin/pip || "$(PYTHON)" -m venv .venv-docs
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-docs/bin/pip install -qq -r $<
+	@touch $@
 
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
