@@ -34,9 +34,11 @@ def main() -> None:
     config = yaml.safe_load((ROOT / "docs/site/mkdocs.yml").read_text())
     config["nav"] = present(config["nav"], docs)
     (BUILD / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False))
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--clean", "--config-file", "mkdocs.yml"]
-    if status := subprocess.run(command, cwd=BUILD).returncode:
-        sys.exit(status)
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "--config-file", "mkdocs.yml"]
+    built = subprocess.run(command, cwd=BUILD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if built.returncode or "griffe: " in built.stdout:  # which warns of docstrings, and ends well
+        sys.exit(built.stdout)
+    (BUILD / "site" / "404.html").unlink()  # its links start at the root of a host, which there is not
     if problems := check(BUILD / "site"):
         sys.exit("\n".join(problems))
     print("wrote build/site/index.html")
