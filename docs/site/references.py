@@ -12,6 +12,7 @@ from typing import Any
 import griffe
 
 REFERENCE = re.compile(r"\[`([\w.]+)`\](?![\[(])")
+DOCTEST = re.compile(r"^( *)Example:\n(?=\1 +>>> )", flags=re.MULTILINE)  # sessions have a section of their own
 
 
 class References(griffe.Extension):
@@ -34,7 +35,8 @@ class References(griffe.Extension):
 
         for obj in objects:
             if obj.docstring is not None:
-                obj.docstring.value = REFERENCE.sub(lambda match, obj=obj: link(obj, match[1]), obj.docstring.value)
+                text = DOCTEST.sub(r"\1Examples:\n", obj.docstring.value)
+                obj.docstring.value = REFERENCE.sub(lambda match, obj=obj: link(obj, match[1]), text)
 
 
 def members(obj: griffe.Object) -> Iterator[griffe.Object]:
