@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 import lightglue_hf
@@ -49,10 +50,10 @@ def photos(tmp_path, monkeypatch):
     for name, pixels in zip(("left.jpg", "right.jpg"), data.stereo_motorcycle()):
         Image.fromarray(pixels).save(name)
     scene = Image.fromarray(data.rocket())  # 640 x 427 pixels
+    scene.save("scene.png")
     scene.crop((0, 0, 420, 427)).save("west.jpg", quality=95)
-    # turned by some degrees, as a second photo is
-    corner, turn = scene.rotate(4, Image.Resampling.BICUBIC), (40, 30, 620, 400)
-    corner.crop((220, *turn[1:])).save("east.jpg", quality=95)
+    turned = scene.rotate(4, Image.Resampling.BICUBIC)  # as a second photo is
+    turned.crop((220, 30, 620, 400)).save("east.jpg", quality=95)
     (tmp_path / "PHOTOS").mkdir()
     return tmp_path
 
@@ -72,8 +73,10 @@ def test_python(path, photos):
     namespace = {}
     if path.name == "recipes.md":
         pytest.importorskip("pycolmap")
-        truth = render_room(photos / "PHOTOS", 5)
-        (photos / "PHOTOS" / "v2.jpg").rename("new.jpg")
+        if transformers.__version__ >= "5":
+            pytest.skip("what they have of transformers, other pages have, too")
+        truth = render_room(photos / "PHOTOS", 4)
+        (photos / "PHOTOS" / "v3.jpg").rename("new.jpg")
     run([block for block in blocks(path, "python") if not block.title], path, namespace)
     if path.name == "recipes.md":
         check_recipes(namespace, truth)
@@ -83,26 +86,23 @@ def check_recipes(names, truth):
     """What the recipes found is what there is to find."""
     assert names["verdict"].answer == "yes"
 
-    panorama = np.asarray(Image.open("panorama.jpg").convert("L"), dtype=float)
-    west = np.asarray(Image.open("west.jpg").convert("L"), dtype=float)
-    assert panorama.shape[1] > 1.3 * west.shape[1]
+    panorama, scene = (np.asarray(Image.open(name).convert("L"), float) for name in ("panorama.jpg", "scene.png"))
+    from_east = slice(60, 380), slice(440, 590)
+    assert np.abs(panorama[from_east] - scene[from_east]).mean() < 5
 
-    axis = names["centre"]
-    assert axis[0] > 0.95, "the second photo of the stereo pair is to the right of the first"
-    rays = (np.linalg.inv(K) for K in names["intrinsics"])
+    assert names["centre"][0] > 0.95, "the second photo of the stereo pair is to the right of the first"
     points = (np.c_[found, np.ones(len(found))] for found in names["match"](names["left"], names["right"]))
-    rays0, rays1 = (found @ K.T for found, K in zip(points, rays))
+    rays0, rays1 = (found @ np.linalg.inv(names[K]).T for found, K in zip(points, ("K0", "K1")))
     off = np.abs(np.einsum("ni,ij,nj->n", rays1, names["essential"], rays0))
     assert np.median(off[names["inliers"]]) < 1e-3
 
-    turn, centre = truth["v2.jpg"]
     model3d = names["pycolmap"].Reconstruction("out/sparse")
     others = {image.name: image.cam_from_world() for image in model3d.images.values()}
-    assert len(others) == 4
+    assert len(others) == 3
     found = names["found"]
     assert found["num_inliers"] > 30
     relative = found["cam_from_world"].rotation.matrix() @ others["v1.jpg"].rotation.matrix().T
-    true = turn @ truth["v1.jpg"][0].T
+    true = truth["v3.jpg"][0] @ truth["v1.jpg"][0].T
     angle = np.degrees(np.arccos(np.clip((np.trace(relative @ true.T) - 1) / 2, -1, 1)))
     assert angle < 2
 
@@ -213,8 +213,14 @@ def test_extras_are_listed():
 
 def test_names_of_the_migration_tables():
     """What stands in the columns of this package is there."""
-    from lightglue_hf import KeypointFeatures, LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor
-    from lightglue_hf import collection, visualization
+    from lightglue_hf import (
+        KeypointFeatures,
+        LightGlueConfig,
+        LightGlueForKeypointMatching,
+        LightGlueImageProcessor,
+        collection,
+        visualization,
+    )
 
     classes = (
         *(KeypointFeatures, LightGlueForKeypointMatching, LightGlueImageProcessor),
@@ -247,7 +253,8 @@ def test_links(path):
     for link in links(path):
         parts = urlsplit(link)
         if parts.scheme:
-            assert parts.scheme == "https" and "." in parts.netloc, link
+            assert parts.scheme == "https", link
+            assert "." in parts.netloc, link
             continue
         target = (path.parent / parts.path).resolve() if parts.path else path
         assert target.exists(), link

@@ -11,6 +11,7 @@ from typing import Any
 
 import griffe
 
+RETURNS = re.compile(r"(?<=Returns:\n)(?: +\S.*\n?)+")  # what stands before a colon is no type there
 REFERENCE = re.compile(r"\[`([\w.]+)`\](?![\[(])")
 DOCTEST = re.compile(r"^( *)Example:\n(?=\1 +>>> )", flags=re.MULTILINE)  # sessions have a section of their own
 
@@ -36,6 +37,7 @@ class References(griffe.Extension):
         for obj in objects:
             if obj.docstring is not None:
                 text = DOCTEST.sub(r"\1Examples:\n", obj.docstring.value)
+                text = RETURNS.sub(lambda match: match[0].replace(": ", "&#58; "), text)
                 obj.docstring.value = REFERENCE.sub(lambda match, obj=obj: link(obj, match[1]), text)
 
 

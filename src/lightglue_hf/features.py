@@ -162,8 +162,8 @@ class KeypointFeatures(Mapping[str, Tensor]):
         """The way back from a list of what [`numpy`] gives for an image, `shape` = `(images,)`.
 
         Args:
-            images: for each a dictionary of `keypoints` `(n, 2)`, `descriptors` `(n, d)`, `image_sizes` `(2,)` and what
-                else there is of the fields; all of the same fields.
+            images: for each a dictionary of `keypoints` `(n, 2)`, `descriptors` `(n, d)`, `image_sizes` `(2,)` and
+                what else there is of the fields; all of the same fields.
         """
         parts = []
         for arrays in images:

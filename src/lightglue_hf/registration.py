@@ -143,7 +143,8 @@ class AfterImport(MetaPathFinder):
 def register() -> None:
     """Register the configurations, models, image processor and pipeline, also over transformers' own.
 
-    `import lightglue_hf` does it, unless `LIGHTGLUE_HF_REGISTER=0` is in the environment; a second time changes nothing.
+    `import lightglue_hf` does it, unless `LIGHTGLUE_HF_REGISTER=0` is in the environment; a second
+    time changes nothing.
     """
     if any(isinstance(finder, AfterImport) for finder in sys.meta_path):
         return
