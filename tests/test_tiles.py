@@ -148,7 +148,7 @@ def test_a_photo_without_keypoints():
 def test_of_two_keypoints_at_a_seam_the_better_stays():
     tiles = [(rows, columns) for rows in cut_side(100, SMALL) for columns in cut_side(500, SMALL)]
     seam = tiles[1][1].core_start
-    points = [[seam + 1, 50], [seam - 2, 51], [seam - 2, 60], [seam + 9, 51], [seam - 1, 51], [30, 30], [31, 30]]
+    points = [[seam + 1, 50], [seam - 2, 51], [seam - 2, 60], [seam + 9, 51], [seam + 2, 51], [30, 30], [31, 30]]
     found = {"keypoints": np.array(points, np.float32), "tile": np.array([1, 0, 0, 1, 1, 0, 0])}
     assert _without_doubles(found, tiles, 3).tolist() == [0, 2, 3, 4, 5, 6]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
-from lightglue_hf.geometry import turn_keypoints
+from lightglue_hf.geometry import scale_keypoints, turn_keypoints
 from lightglue_hf.turns import match_turned
 
 from .small_detectors import DETECTORS, picture, processor_of, small_matcher
@@ -36,7 +36,8 @@ def test_a_turned_photo_has_the_very_points_of_the_upright_one(size, turned):
     for name in ("matches", "mask", "stop"):
         assert torch.equal(found[name], upright[name]), name
     torch.testing.assert_close(found.matching_scores, upright.matching_scores)
-    assert (found.matches >= 0).sum() > 10
+    assert (found.matches >= 0).any()
+    assert found.mask.all()
 
 
 @pytest.mark.parametrize("turned", [0, 1, 2, 3])
@@ -49,12 +50,10 @@ def test_the_bundled_checkpoint_finds_how_a_photo_is_turned(turned):
     first, second = canvas[:197, :251], canvas[4:194, 9:220]
     outputs, turns = match_turned(model, processor, (first, np.rot90(second, turned)), 4)
     assert turns == -turned % 4
-    scale = np.array(first.shape[1::-1]) / outputs.image_sizes[0, 0].flip(-1).numpy()
-    points0 = (outputs.keypoints[0, 0] * outputs.image_sizes[0, 0].flip(-1) + 0.5) * scale - 0.5
-    points1 = turned_points(outputs, -turned)
-    seen = outputs.image_sizes[0, 1].tolist()
-    scale = np.array(second.shape[1::-1]) / np.array(seen[::-1] if turned % 2 == 0 else seen)
-    points1 = (points1 + 0.5) * scale - 0.5
+    sizes = outputs.image_sizes[0].tolist()
+    upright = sizes[1] if turned % 2 == 0 else sizes[1][::-1]
+    points0 = scale_keypoints(outputs.keypoints[0, 0] * torch.tensor(sizes[0][::-1]), sizes[0], first.shape[:2])
+    points1 = scale_keypoints(turned_points(outputs, -turned), upright, second.shape[:2])
     partners = outputs.matches[0, 0]
     moved = points0[partners >= 0] - points1[partners[partners >= 0]]
     assert len(moved) > 50
@@ -139,5 +138,6 @@ def test_nothing_in_either_photo(turns, tiles):
     black = np.zeros((60, 300), np.uint8)
     outputs, turned = match_turned(model, processor_of(model), (black, black), turns, tiles)
     assert turned == 0
-    assert outputs.matches.shape == (1, 2, 0)
-    assert outputs.keypoints.shape == (1, 2, 0, 2)
+    assert (outputs.matches == -1).all()
+    assert not outputs.mask.any()
+    assert outputs.image_sizes.tolist() == [[[60, 300] if tiles else [51, 256]] * 2]
