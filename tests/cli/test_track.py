@@ -77,7 +77,7 @@ def test_a_folder_of_pictures(video, tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     with open_frames(video) as frames:
         for frame in frames:
-            Image.fromarray(frame.image).save(tmp_path / "pictures" / f"{frame.index}.png")
+            Image.fromarray(frame.image).save(tmp_path / "pictures" / f"{frame.number}.png")
     status, out, _ = run(
         capsys, tmp_path / "pictures", *SMALL, "--rate", 10, "--max-frames", 4, "-o", tmp_path / "o.mp4"
     )

@@ -222,12 +222,13 @@ def test_few_matches_agree_or_not():
     assert agreeing(np.array([[5.0, 5.0]]), np.array([[60.0, 5.0]]), 3.0).tolist() == [False]
     two = np.array([[5.0, 5.0], [20.0, 5.0]])
     assert agreeing(two, two + 40, 3.0).tolist() == [True, True]
-    assert agreeing(two, two + [[0, 0], [40, 0]], 3.0).tolist() == [False, False]
+    assert agreeing(two, two + np.array([[0, 0], [40, 0]]), 3.0).tolist() == [False, False]
 
 
 def test_lost_points_move_with_their_neighbours():
     points = np.random.default_rng(0).uniform(0, 100, (30, 2))
-    np.testing.assert_allclose(moved_along(points, points, points + (4, 5)), points + (4, 5))
+    moved = points + np.array([4, 5])
+    np.testing.assert_allclose(moved_along(points, points, moved), moved)
     np.testing.assert_array_equal(moved_along(points, points[:0], points[:0]), points)
     assert moved_along(points[:0], points, points).shape == (0, 2)
 

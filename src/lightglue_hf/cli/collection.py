@@ -99,7 +99,7 @@ def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
     return processor, model
 
 
-def load_openvino(args: argparse.Namespace, adaptive: bool = False, **shapes: int) -> tuple[Any, Any]:
+def load_openvino(args: argparse.Namespace, adaptive: bool = False, **shapes: Any) -> tuple[Any, Any]:
     """Graphs of a directory that has some, or else of a checkpoint, exported on the way.
 
     Args:
@@ -113,7 +113,7 @@ def load_openvino(args: argparse.Namespace, adaptive: bool = False, **shapes: in
     from transformers import AutoImageProcessor
 
     quiet_libraries(args)
-    options = {} if isinstance(found, Path) else {"revision": args.revision or "main"}
+    options: Any = {} if isinstance(found, Path) else {"revision": args.revision or "main"}
     hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[args.dtype]
     with reading(f"cannot export {args.model} to OpenVINO"):
         from ..configuration_lightglue import LightGlueConfig

@@ -39,12 +39,12 @@ class Frame(NamedTuple):
     """A picture of a video.
 
     Args:
-        index: from 0.
+        number: from 0.
         time: seconds since the first frame.
         image: `(height, width, 3)` uint8 RGB, upright.
     """
 
-    index: int
+    number: int
     time: float
     image: np.ndarray
 
@@ -136,7 +136,7 @@ def _checked(name: str, frames: Frames) -> Iterator[Frames]:
             if frame.image.shape[:2] != size:
                 (height, width), (h, w) = size, frame.image.shape[:2]
                 raise InputError(
-                    f"{name}: frame {frame.index} has {w} x {h} pixels, and those before {width} x {height}"
+                    f"{name}: frame {frame.number} has {w} x {h} pixels, and those before {width} x {height}"
                 )
             yield frame
 

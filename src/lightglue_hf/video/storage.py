@@ -179,7 +179,7 @@ def read_tracks(path: str | os.PathLike[str]) -> SavedTracks:
             for name in ("image_size", "template_size")
         )
         assert size is not None
-        columns = {name: file[name][()] if name in file else None for name in COLUMNS}
+        columns: dict[str, Any] = {name: file[name][()] if name in file else None for name in COLUMNS}
         first = columns["first"]
         rows = {len(columns[name]) for name in ("ids", "positions", "scores")}
         frames = {len(columns[name]) for name in ("times", "keyframes")}

@@ -65,8 +65,8 @@ class Links(NamedTuple):
     second: np.ndarray
     scores: np.ndarray
 
-    def __getitem__(self, keep: Any) -> Links:  # type: ignore[override]
-        return Links(*(values[keep] for values in (self.first, self.second, self.scores)))
+    def those(self, keep: np.ndarray) -> Links:
+        return Links(*(values[keep] for values in self))
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Tracker:
             return None
         links = self._match(reference, points)
         before, now = reference.positions, points.positions
-        links = links[agreeing(before[links.first], now[links.second], self._pixels(TOLERANCE, points))]
+        links = links.those(agreeing(before[links.first], now[links.second], self._pixels(TOLERANCE, points)))
         points.ids[links.second], scores[links.second] = reference.ids[links.first], links.scores
         unseen = np.ones(len(reference), bool)
         unseen[links.first] = False
@@ -237,7 +237,7 @@ class Tracker:
             return
         agree = verdict.inliers.copy()
         agree[agree] = agreeing(before[agree], now[agree], self._pixels(TOLERANCE, points))
-        for i, j, score in zip(*links[agree & lost[links.first]]):
+        for i, j, score in zip(*links.those(agree & lost[links.first])):
             old, young = int(keyframe.ids[i]), int(points.ids[j])
             if young >= 0:
                 if self.lives[young].first <= self.lives[old].last:
