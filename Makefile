@@ -8,6 +8,7 @@
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    the same for the tables of docs/export.md
+# make benchmark-tracking    the same for the tables of docs/tracking.md: made videos with known motion, in four minutes
 # make docs    build the site of docs/ into build/site, with warnings as errors
 # make pack-gpu    write what benchmark-gpu needs into build/gpu
 # make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
@@ -34,7 +35,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz benchmark benchmark-export docs pack-gpu benchmark-gpu quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz benchmark benchmark-export benchmark-tracking docs pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -68,6 +69,9 @@ benchmark: .venv-export/.benchmark
 
 benchmark-export: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks --page export.md $(ARGS)
+
+benchmark-tracking: .venv-export/.benchmark
+	@$(BIN_EXPORT)/python -m benchmarks.tracking $(ARGS)
 
 docs: .venv-docs/.docs
 	@.venv-docs/bin/python docs/site/build.py

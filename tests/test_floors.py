@@ -42,7 +42,7 @@ FLOORS = {
 }
 
 HEAVY = set(
-    "accelerate cv2 gradio h5py matplotlib nncf onnx onnxruntime onnxscript openvino optimum poselib pycolmap ray"
+    "accelerate av cv2 gradio h5py matplotlib nncf onnx onnxruntime onnxscript openvino optimum poselib pycolmap ray"
     " skimage torchvision".split()
 )
 
