@@ -54,7 +54,10 @@ def photos(tmp_path, monkeypatch):
     scene.crop((0, 0, 420, 427)).save("west.jpg", quality=95)
     turned = scene.rotate(4, Image.Resampling.BICUBIC)  # as a second photo is
     turned.crop((220, 30, 620, 400)).save("east.jpg", quality=95)
-    (tmp_path / "PHOTOS").mkdir()
+    for folder in ("PHOTOS", "FRAMES"):
+        (tmp_path / folder).mkdir()
+    for i in range(3):
+        scene.crop((8 * i, 100, 8 * i + 400, 400)).save(tmp_path / "FRAMES" / f"{i}.jpg")
     return tmp_path
 
 
@@ -91,17 +94,18 @@ def check_recipes(names, truth):
     assert np.abs(panorama[from_east] - scene[from_east]).mean() < 5
 
     assert names["centre"][0] > 0.95, "the second photo of the stereo pair is to the right of the first"
-    points = (np.c_[found, np.ones(len(found))] for found in names["match"](names["left"], names["right"]))
-    rays0, rays1 = (found @ np.linalg.inv(names[K]).T for found, K in zip(points, ("K0", "K1")))
+    found = names["found"]
+    points = (np.c_[matched, np.ones(len(matched))] for matched in (found.keypoints0, found.keypoints1))
+    rays0, rays1 = (pixels @ np.linalg.inv(names[K]).T for pixels, K in zip(points, ("K0", "K1")))
     off = np.abs(np.einsum("ni,ij,nj->n", rays1, names["essential"], rays0))
     assert np.median(off[names["inliers"]]) < 1e-3
 
     model3d = names["pycolmap"].Reconstruction("out/sparse")
     others = {image.name: image.cam_from_world() for image in model3d.images.values()}
     assert len(others) == 3
-    found = names["found"]
-    assert found["num_inliers"] > 30
-    relative = found["cam_from_world"].rotation.matrix() @ others["v1.jpg"].rotation.matrix().T
+    place = names["place"]
+    assert place["num_inliers"] > 30
+    relative = place["cam_from_world"].rotation.matrix() @ others["v1.jpg"].rotation.matrix().T
     true = truth["v3.jpg"][0] @ truth["v1.jpg"][0].T
     angle = np.degrees(np.arccos(np.clip((np.trace(relative @ true.T) - 1) / 2, -1, 1)))
     assert angle < 2
@@ -109,6 +113,11 @@ def check_recipes(names, truth):
     inside = names["outputs"].keypoints[0, 0][names["outputs"].mask[0, 0].bool()]
     assert len(inside) > 100
     assert inside[:, 0].min() > 0.49, "keypoints of the right half alone"
+
+    assert names["turned"].turns == 3
+    assert len(names["turned"].matches) > 100
+    assert len(names["huge"].matches) > 100
+    assert np.count_nonzero(names["tracks"].ages == 3) > 50
 
 
 @named([path for path in DOCS if any(block.title for block in blocks(path, "python"))])
@@ -238,7 +247,7 @@ def test_names_of_the_migration_tables():
 
 
 LOCAL = {
-    *("model", "processor", "matches", "mask", "keypoints", "image_sizes", "attn_implementation"),
+    *("lightglue_hf", "model", "processor", "matches", "mask", "keypoints", "image_sizes", "attn_implementation"),
     *("keypoint_threshold", "nms_radius", "from_pretrained", "compile"),
 }
 
