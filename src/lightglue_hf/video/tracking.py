@@ -244,8 +244,9 @@ class Tracker:
             points.ids[j], scores[j] = old, score
 
     def _missing(self, keyframe: Points, here: set[int]) -> np.ndarray:
-        """`(n,)` bool, the points of a keyframe that are not here, nor looked for in each frame, and may be re-found."""
-        return np.array([id in self.lives and id not in here and not self._is_near(id) for id in keyframe.ids.tolist()])
+        """`(n,)` bool, the points of a keyframe that are not here nor in the reference, and may be re-found."""
+        ids = keyframe.ids.tolist()
+        return np.array([id in self.lives and id not in here and not self._is_near(id) for id in ids])
 
     def _is_near(self, id: int) -> bool:
         """Whether a point was seen in the last frames, so that the reference had it."""
