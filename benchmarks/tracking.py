@@ -88,7 +88,7 @@ def wall() -> np.ndarray:
 
 def view(t: float, phases: np.ndarray, pace: float) -> np.ndarray:
     """`(3, 3)`, from pixels of the frame at a time to those of the wall: a smooth walk about its middle."""
-    waves = np.sin(pace * t * np.array([0.043, 0.061, 0.037, 0.053, 0.047, 0.031]) + phases)
+    waves = np.sin(pace * t * np.array([0.022, 0.031, 0.019, 0.027, 0.023, 0.016]) + phases)
     x, y = 960 + 330 * waves[0], 720 + 210 * waves[1]
     angle, zoom = np.radians(14) * waves[2], 1.12 ** waves[3]
     centre = np.array([[1, 0, -(WIDTH - 1) / 2], [0, 1, -(HEIGHT - 1) / 2], [0, 0, 1]])
@@ -109,8 +109,8 @@ def motion(canvas: np.ndarray, t: int, phases: np.ndarray, rng: np.random.Genera
 
 
 def blur(canvas: np.ndarray, t: int, phases: np.ndarray, rng: np.random.Generator) -> Any:
-    """The shutter is open for half of the time from frame to frame, and the camera half as fast again."""
-    return np.mean([look(canvas, view(t + share, phases, 1.5)) for share in np.linspace(-0.25, 0.25, 5)], 0), None
+    """The shutter is open for half of the time from frame to frame, and the camera twice as fast."""
+    return np.mean([look(canvas, view(t + share, phases, 2.0)) for share in np.linspace(-0.25, 0.25, 5)], 0), None
 
 
 def light(canvas: np.ndarray, t: int, phases: np.ndarray, rng: np.random.Generator) -> Any:
@@ -122,20 +122,21 @@ def light(canvas: np.ndarray, t: int, phases: np.ndarray, rng: np.random.Generat
 
 
 def occlusion(canvas: np.ndarray, t: int, phases: np.ndarray, rng: np.random.Generator) -> Any:
-    """A disc of 400 pixels with a picture on it passes from the left to the right in 22 frames, each 40 frames."""
+    """A disc of 400 pixels of gravel passes from the left to the right in 22 frames, each 40 frames."""
     image = look(canvas, view(t, phases, 1.0))
     place = t % 40 / 22
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     middle = -200 + place * (WIDTH + 400)
     hidden = (x - middle) ** 2 + (y - HEIGHT / 2) ** 2 < 200**2
-    picture = canvas[480:960, 640:1280]  # the motorcycle
-    image[hidden] = np.roll(picture, round(middle), axis=1)[hidden]
+    gravel = import_optional("skimage.data", "eval").gravel()[:HEIGHT]
+    across = np.arange(round(-middle), round(-middle) + WIDTH) % gravel.shape[1]  # moves with the disc
+    image[hidden] = gravel[:, across][hidden][:, None]
     return image, hidden
 
 
 VIDEOS: dict[str, tuple[Callable[..., Any], float]] = {
     "motion": (motion, 1.0),
-    "blur": (blur, 1.5),
+    "blur": (blur, 2.0),
     "light": (light, 1.0),
     "occlusion": (occlusion, 1.0),
 }
@@ -152,7 +153,7 @@ def make(name: str, count: int = FRAMES) -> Made:
     frames, hidden = [], []
     for t in range(count):
         image, covered = render(canvas, t, phases, rng)
-        noisy = image + rng.normal(0, 2.5, image.shape).astype(np.float32)
+        noisy = image + 2.5 * rng.standard_normal(image.shape, np.float32)
         frames.append(np.clip(np.round(noisy), 0, 255).astype(np.uint8))
         hidden.append(np.zeros((HEIGHT, WIDTH), bool) if covered is None else covered)
     return Made(frames, np.array([view(t, phases, pace) for t in range(count)]), hidden)

@@ -120,8 +120,7 @@ class Tracker:
         model: whose `match_features` matches: `LightGlueForKeypointMatching`, or a runtime of exported graphs.
         window: a point that is lost is re-found within so many frames, or never.
         memory: frames for which a lost point is looked for in every frame; afterwards by keyframes.
-        every: frames between two looks at a keyframe. There is none before, unless half of the points are lost at
-            once.
+        every: frames between two looks at a keyframe. There is none before, unless all points are lost.
         survivors: a frame becomes a keyframe when it has less than this share of the last one's tracks.
         capacity: points that are matched with a frame at most; as many as an exported graph takes, else 1024.
 
@@ -219,10 +218,9 @@ class Tracker:
         wait = self.frame - self.looked
         if not self.keyframes or not len(points) or wait < 1:
             return
-        here = set(points.ids.tolist())
-        followed = (points.ids >= 0).mean() >= 0.5
-        if wait < self.every and followed:
+        if wait < self.every and (points.ids >= 0).any():
             return
+        here = set(points.ids.tolist())
         missing = [self._missing(keyframe, here) for keyframe in self.keyframes]
         best = int(np.argmax([m.sum() for m in missing]))
         if missing[best].sum() < FEWEST_LOST:
@@ -246,11 +244,13 @@ class Tracker:
             points.ids[j], scores[j] = old, score
 
     def _missing(self, keyframe: Points, here: set[int]) -> np.ndarray:
-        """`(n,)` bool, the points of a keyframe that are not here and may be re-found."""
-        return np.array([id in self.lives and id not in here and self._in_window(id) for id in keyframe.ids.tolist()])
+        """`(n,)` bool, the points of a keyframe that are not here nor in the reference, and may be re-found."""
+        ids = keyframe.ids.tolist()
+        return np.array([id in self.lives and id not in here and not self._is_near(id) for id in ids])
 
-    def _in_window(self, id: int) -> bool:
-        return self.frame - self.lives[id].last - 1 <= self.window
+    def _is_near(self, id: int) -> bool:
+        """Whether a point was seen in the last frames, so that the reference had it."""
+        return self.frame - self.lives[id].last - 1 <= self.memory
 
     def _choose_keyframe(self, points: Points) -> bool:
         """Keep the frame, if too few are left of the last one that was kept."""
@@ -259,8 +259,7 @@ class Tracker:
             return False
         if self.keyframes:
             followed = [id for id in self.keyframes[-1].ids.tolist() if id in self.lives and self.lives[id].age > 1]
-            here = set(points.ids.tolist())
-            if sum(id in here for id in followed) >= self.survivors * max(1, len(followed)):
+            if followed and sum(map(self._is_near, followed)) >= self.survivors * len(followed):
                 return False
         self.keyframes = [*self.keyframes, points][-MOST_KEYFRAMES:]
         return True
