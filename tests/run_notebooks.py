@@ -6,6 +6,7 @@ python -m tests.run_notebooks
 import base64
 import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def small(output: Any) -> Any:
 def main() -> None:
     import nbformat
 
-    for path in NOTEBOOKS:
+    for path in (path for path in NOTEBOOKS if path.stem in (sys.argv[1:] or path.stem)):
         with tempfile.TemporaryDirectory() as directory:
             book = run_notebook(path, Path(directory))
         for cell in book.cells:
