@@ -17,7 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TIMEOUT = 600  # seconds of a cell
-WIDTH, QUALITY = 900, 70  # of the pictures that are kept: pixels, and JPEG's quality
+WIDTH, QUALITY = 720, 60  # of the pictures that are kept: pixels, and JPEG's quality
 
 
 def run_notebook(path: Path, directory: Path) -> Any:
