@@ -18,6 +18,9 @@ BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
+# Tests run in as many processes as there are cores, four at most, of one thread each; PARALLEL= for one process.
+PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(1)/python -m pytest
 EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
@@ -36,19 +39,19 @@ demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN)) $(PARALLEL) $(ARGS)
 
 test-weights: .venv/.dev
-	@$(BIN)/python -m pytest -m weights $(ARGS)
+	@$(call PYTEST,$(BIN)) -m weights $(ARGS)
 
 test-transformers5: .venv-transformers5/.dev-torchao
-	@$(BIN5)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN5)) $(PARALLEL) $(ARGS)
 
 test-export: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
 test-export5: .venv-export5/.dev-export
-	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT5)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
 test-notebooks: .venv-export/.dev-notebooks
 	@$(BIN_EXPORT)/python -m pytest tests/test_notebooks.py -m notebooks $(ARGS)
@@ -57,7 +60,7 @@ notebooks: .venv-export/.dev-notebooks
 	@$(BIN_EXPORT)/python -m tests.run_notebooks
 
 fuzz: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
 
 benchmark: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks $(ARGS)
