@@ -176,7 +176,7 @@ def test_published_detectors_find_in_tiles_what_they_find_in_the_whole(name):
     model = LightGlueForKeypointMatching.from_pretrained(directory).eval()
     model.config.keypoint_detector_config.max_keypoints = 1000
     processor = LightGlueImageProcessor.from_pretrained(directory)
-    pixels = data.stereo_motorcycle()[0].transpose(2, 0, 1)
+    pixels = data.stereo_motorcycle()[0][:480, :736].transpose(2, 0, 1)  # multiples of 32: XFeat resizes others
     expected, found = whole(model, processor, pixels), tiled(model, processor, pixels, 384)
     assert (nearest(expected["keypoints"], found["keypoints"]) < 1).mean() >= share
 
