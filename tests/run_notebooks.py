@@ -6,6 +6,7 @@ python -m tests.run_notebooks
 import base64
 import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TIMEOUT = 600  # seconds of a cell
-WIDTH, QUALITY = 900, 70  # of the pictures that are kept: pixels, and JPEG's quality
+WIDTH, QUALITY = 720, 60  # of the pictures that are kept: pixels, and JPEG's quality
 
 
 def run_notebook(path: Path, directory: Path) -> Any:
@@ -60,7 +61,7 @@ def small(output: Any) -> Any:
 def main() -> None:
     import nbformat
 
-    for path in NOTEBOOKS:
+    for path in (path for path in NOTEBOOKS if path.stem in (sys.argv[1:] or path.stem)):
         with tempfile.TemporaryDirectory() as directory:
             book = run_notebook(path, Path(directory))
         for cell in book.cells:
