@@ -26,7 +26,7 @@ from benchmarks.tracking import (  # noqa: E402
 
 @pytest.fixture(scope="module", params=list(VIDEOS))
 def made(request):
-    return make(request.param, 12)
+    return make(request.param, 9)
 
 
 def test_the_views_say_where_everything_is(made):
@@ -37,7 +37,7 @@ def test_the_views_say_where_everything_is(made):
     seen = (there >= 0) & ~made.hidden[-1]
     seen &= cv2.warpPerspective(made.hidden[0].astype(np.float32), matrix, (WIDTH, HEIGHT)) < 0.01
     moved = np.abs(matrix / matrix[2, 2] - np.eye(3)).max()
-    assert moved > 2
+    assert moved > 1
     assert seen.mean() > 0.3
     right, wrong = (np.corrcoef(image[seen], last[seen])[0, 1] for image in (there, first))
     assert right > 0.9

@@ -177,7 +177,7 @@ def test_what_is_remembered_has_an_end(wall):
         features, _ = wall.features()
         tracker.update(features)
     assert tracker.next_id > 20 * POINTS
-    assert len(tracker.lives) <= 4 * POINTS
+    assert len(tracker.lives) <= 12 * POINTS
     assert len(tracker.keyframes) <= 4
 
 

@@ -11,6 +11,7 @@ are lost of is matched with the frame; if geometry says that both show the same,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -33,6 +34,9 @@ EPIPOLAR_THRESHOLD = 0.004
 MOST_KEYFRAMES = 4
 FEWEST_LOST = 16
 """Points that a keyframe is not matched for less than."""
+
+CLEARING = 8
+"""Every so many frames it is forgotten who was lost for too long."""
 
 PER_POINT = ("keypoints", "descriptors", "scales", "orientations")
 
@@ -246,7 +250,9 @@ class Tracker:
     def _missing(self, keyframe: Points, here: set[int]) -> np.ndarray:
         """`(n,)` bool, the points of a keyframe that are not here nor in the reference, and may be re-found."""
         ids = keyframe.ids.tolist()
-        return np.array([id in self.lives and id not in here and not self._is_near(id) for id in ids])
+        last = np.array([self.lives[id].last if id in self.lives and id not in here else -math.inf for id in ids])
+        gaps = self.frame - last - 1
+        return (gaps > self.memory) & (gaps <= self.window)
 
     def _is_near(self, id: int) -> bool:
         """Whether a point was seen in the last frames, so that the reference had it."""
@@ -279,7 +285,8 @@ class Tracker:
                 continue
             gaps[i], ages[i] = self.frame - life.last - 1, life.age + 1
             life.last, life.age = self.frame, life.age + 1
-        self.lives = {id: life for id, life in self.lives.items() if self.frame - life.last <= self.window}
+        if self.frame % CLEARING == 0:
+            self.lives = {id: life for id, life in self.lives.items() if self.frame - life.last <= self.window}
         return gaps, ages
 
     def _match(self, first: Points, second: Points) -> Links:
@@ -351,11 +358,11 @@ def agreeing(points0: np.ndarray, points1: np.ndarray, tolerance: float) -> np.n
 
 
 def moved_along(points: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
-    """Where points `(n, 2)` are if they move as the matches next to them: the median of their moves."""
+    """Where points `(n, 2)` are if they move as the matches next to them, on average."""
     if not len(points) or not len(points0):
         return points
     nearest = _nearest(np.linalg.norm(points[:, None] - points0[None], axis=2))
-    return points + np.median((points1 - points0)[nearest], axis=1)
+    return points + (points1 - points0)[nearest].mean(1)
 
 
 def _nearest(distances: np.ndarray) -> np.ndarray:
