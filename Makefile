@@ -3,6 +3,7 @@
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
+# make test-notebooks    run the notebooks; `make notebooks` also keeps what they show
 # make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
@@ -33,7 +34,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export benchmark-tracking pack-gpu benchmark-gpu quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz benchmark benchmark-export benchmark-tracking pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -52,6 +53,12 @@ test-export: .venv-export/.dev-export
 
 test-export5: .venv-export5/.dev-export
 	@$(call PYTEST,$(BIN_EXPORT5)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
+
+test-notebooks: .venv-export/.dev-notebooks
+	@$(BIN_EXPORT)/python -m pytest tests/test_notebooks.py -m notebooks $(ARGS)
+
+notebooks: .venv-export/.dev-notebooks
+	@$(BIN_EXPORT)/python -m tests.run_notebooks
 
 fuzz: .venv-export/.dev-export
 	@$(call PYTEST,$(BIN_EXPORT)) tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
@@ -89,7 +96,7 @@ clean:
 .venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
-.venv-export/.dev-export .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
+.venv-export/.dev-export .venv-export/.dev-notebooks .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))
 
 # Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.
