@@ -3,10 +3,13 @@
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
+# make web    build the page that matches photos in a browser, in build/web; MODEL=xfeat with a published checkpoint
+# make test-web    build it, and test it in Chromium
 # make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    the same for the tables of docs/export.md
+# make benchmark-serving    load examples/serve.py on loopback at 1, 4 and 16 clients; ARGS=--write-docs for docs/serving.md
 # make pack-gpu    write what benchmark-gpu needs into build/gpu
 # make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
@@ -17,7 +20,7 @@ BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
-EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py
+EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py tests/examples/test_model_repository.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 # $(call install,environment,constraints,extra,more packages): the environment variables hold for build requirements, too.
@@ -29,7 +32,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz web test-web benchmark benchmark-export benchmark-serving pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -49,6 +52,13 @@ test-export: .venv-export/.dev-export
 test-export5: .venv-export5/.dev-export
 	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
 
+web: .venv-export/.dev-export web/node_modules/.package-lock.json
+	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN_EXPORT)/python web/build.py build/web $(if $(MODEL),--model $(MODEL))
+
+test-web: .venv-export/.dev-export
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory web; else echo "no npm here: the page is not built"; fi
+	@$(BIN_EXPORT)/python -m pytest tests/web -m browser $(ARGS)
+
 fuzz: .venv-export/.dev-export
 	@$(BIN_EXPORT)/python -m pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
 
@@ -57,6 +67,9 @@ benchmark: .venv-export/.benchmark
 
 benchmark-export: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks --page export.md $(ARGS)
+
+benchmark-serving: .venv-export/.dev-export
+	@$(BIN_EXPORT)/python -m benchmarks.serving $(ARGS)
 
 pack-gpu: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks.gpu --pack
@@ -74,7 +87,7 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build
+	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build web/node_modules
 
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
@@ -89,3 +102,8 @@ clean:
 .venv-export5/.dev-export: pyproject.toml optimum-plugin/pyproject.toml constraints-export5.txt
 	$(call install,.venv-export5,constraints-export5.txt,dev-export,$(PLUGIN))
 	@.venv-export5/bin/pip uninstall -qq --yes torchvision
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	@command -v npm > /dev/null || { echo "npm is needed, which comes with Node.js" >&2; exit 1; }
+	@npm ci --prefix web --ignore-scripts --no-audit --no-fund
+	@touch $@
