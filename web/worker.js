@@ -22,7 +22,7 @@ const verbs = {
   /** The model loaded: `{engine, threads, model}`. `engine` is "wasm", "webgpu", or "" for the best there is. */
   load({ engine, threads }) {
     loading = load(engine, threads);
-    return loading.then(({ session, ...about }) => about);
+    return loading.then(({ about }) => about);
   },
 
   /** A photo read and prepared: `{bitmap, width, height}`, the bitmap to be shown; null if another one came since. */
@@ -63,7 +63,7 @@ async function load(wanted, threads) {
   if (wanted === "webgpu" && !gpu) throw new InputError("This browser has no WebGPU here.");
   const engine = gpu ? "webgpu" : "wasm";
   const [library, binary] = LIBRARIES[engine];
-  const [{ InferenceSession, Tensor, env }, about, wasm, model] = await Promise.all([
+  const [{ InferenceSession, Tensor, env }, model, wasm, graph] = await Promise.all([
     import(`./ort/${library}`),
     fetchFile("model/about.json").then((response) => response.json()),
     download(`ort/${binary}`),
@@ -71,8 +71,8 @@ async function load(wanted, threads) {
   ]);
   env.wasm.wasmBinary = wasm.buffer;
   env.wasm.numThreads = self.crossOriginIsolated ? threads : 1;
-  const session = await InferenceSession.create(model, { executionProviders: [engine] });
-  return { session, Tensor, engine, threads: env.wasm.numThreads, model: about };
+  const session = await InferenceSession.create(graph, { executionProviders: [engine] });
+  return { session, Tensor, about: { engine, threads: env.wasm.numThreads, model } };
 }
 
 /** What the graph found, as points of the photos; the best match last. */
