@@ -11,6 +11,7 @@ let found = null; // what the worker found in them
 let about = null; // the model
 let matching = false;
 let outdated = false; // another photo came while two were being matched
+let busy = 0; // photos that are being read or matched
 
 // --------------------------------------------------------------------------------------------------------------------
 // The worker
@@ -99,6 +100,7 @@ function engineName() {
 
 async function take(place, file) {
   fail("");
+  working(1);
   const card = $(`card${place}`);
   card.classList.add("busy");
   try {
@@ -115,7 +117,14 @@ async function take(place, file) {
     clear();
   } finally {
     card.classList.remove("busy");
+    working(-1);
   }
+}
+
+/** For those who do not see the page, and for its tests. */
+function working(change) {
+  busy += change;
+  document.querySelector("main").setAttribute("aria-busy", busy > 0);
 }
 
 function showCard(place) {

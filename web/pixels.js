@@ -47,7 +47,8 @@ function roundHalfEven(value) {
  * For each place of a resized axis the window of the old one that it is the mean of, by a triangle.
  *
  * Pillow's BILINEAR (src/libImaging/Resample.c): the triangle is as wide as the axis shrinks, so that nothing aliases,
- * and weights are whole numbers of 2^-22.
+ * and weights are whole numbers of 2^-22. Values are the same or, where Pillow 13 takes the other axis first, one of 255
+ * away.
  */
 function windows(from, to) {
   const scale = from / to;
@@ -86,7 +87,7 @@ function resample(source, target, lines, { starts, counts, weights, size }, from
   }
 }
 
-/** Three planes of 8-bit values of a bitmap resized, first its rows and then its columns, as Pillow does. */
+/** Three planes of 8-bit values of a bitmap resized, first its rows and then its columns. */
 export function resize(bitmap, { height, width }) {
   const rows = new Uint8Array(3 * bitmap.height * width);
   const canvas = new OffscreenCanvas(bitmap.width, Math.min(STRIP, bitmap.height));

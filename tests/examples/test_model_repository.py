@@ -1,6 +1,7 @@
 """examples/model_repository.py: the folder is laid out as OpenVINO Model Server wants it, and its graphs run."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,13 +23,20 @@ def checkpoint(tmp_path):
     return str(directory)
 
 
-def test_layout(checkpoint, tmp_path):
+def test_layout(checkpoint, tmp_path, monkeypatch):
     folder = tmp_path / "models"
     folder.mkdir()
     options = ExportOptions(validate=False)
+    assert repository.write_model(checkpoint, folder, "a", options) == folder / "a" / "1"
+
+    def exported(model, directory, backend, options):
+        for name in ("openvino_model.xml", "openvino_model.bin", "config.json", "README.md"):
+            Path(directory, name).touch()
+        return []
+
+    monkeypatch.setattr(repository, "export", exported)
     assert repository.write_model(checkpoint, folder, "b", options) == folder / "b" / "1"
     assert repository.write_model(checkpoint, folder, "b", options) == folder / "b" / "2"
-    repository.write_model(checkpoint, folder, "a", options)
     repository.write_config(folder)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     graph = ["openvino_model.bin", "openvino_model.xml"]

@@ -19,9 +19,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import serving
-from lightglue_hf import LightGlueImageProcessor
+from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 
-from ..tiny import whole_model
 from . import load_example
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -46,9 +45,10 @@ def textured(height, width, seed=0):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
+    """The one in the package, on small photos."""
     directory = tmp_path_factory.mktemp("checkpoint")
-    whole_model(max_keypoints=64, filter_threshold=0.0).save_pretrained(directory)
-    LightGlueImageProcessor(size={"longest_edge": 96}).save_pretrained(directory)
+    LightGlueForKeypointMatching.from_pretrained(bundled_checkpoint("tiny")).save_pretrained(directory)
+    LightGlueImageProcessor(size={"longest_edge": 128}).save_pretrained(directory)
     return str(directory)
 
 
@@ -146,7 +146,7 @@ def test_the_answer_is_the_model_s_in_pixels_of_the_upright_photos(checkpoint):
     assert answer["image_sizes"] == [[120, 180], [120, 180]]
     assert answer == json.loads(json.dumps(expected))
     assert len(answer["matching_scores"]) > 5
-    assert np.max(answer["keypoints0"], axis=0)[0] > 96, "pixels of the photo, not of what the model saw"
+    assert np.max(answer["keypoints0"], axis=0)[0] > 128, "pixels of the photo, not of what the model saw"
     assert {len(answer[name]) for name in ("keypoints0", "keypoints1", "matching_scores")} == {
         len(answer["matching_scores"])
     }

