@@ -20,6 +20,9 @@ BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
+# Tests run in as many processes as there are cores, four at most, of one thread each; PARALLEL= for one process.
+PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(1)/python -m pytest
 EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py tests/examples/test_model_repository.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
@@ -38,29 +41,29 @@ demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN)) $(PARALLEL) $(ARGS)
 
 test-weights: .venv/.dev
-	@$(BIN)/python -m pytest -m weights $(ARGS)
+	@$(call PYTEST,$(BIN)) -m weights $(ARGS)
 
 test-transformers5: .venv-transformers5/.dev-torchao
-	@$(BIN5)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN5)) $(PARALLEL) $(ARGS)
 
 test-export: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
 test-export5: .venv-export5/.dev-export
-	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT5)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
-web: .venv-export/.dev-export web/node_modules/.package-lock.json
+web: .venv-export/.dev-web web/node_modules/.package-lock.json
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN_EXPORT)/python web/build.py build/web $(if $(MODEL),--model $(MODEL))
 
-test-web: .venv-export/.dev-export
+test-web: .venv-export/.dev-web
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory web; else echo "no npm here: the page is not built"; fi
-	@$(BIN_EXPORT)/python -m pytest tests/web -m browser $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) tests/web -m browser $(ARGS)
 
 fuzz: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
 
 benchmark: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks $(ARGS)
@@ -95,7 +98,7 @@ clean:
 .venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
-.venv-export/.dev-export .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
+.venv-export/.dev-export .venv-export/.dev-web .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))
 
 # Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.

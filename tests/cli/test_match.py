@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_match_saves_the_same_as_json_and_npz(run, photos, tmp_path, checkpoint)
     inside = np.array(saved["keypoints1"])
     assert inside.min() >= -0.5
     assert (inside.max(axis=0) <= (89.5, 139.5)).all()
+
+
+def test_what_a_processor_asks_too_much_is_said_in_one_line(error, checkpoint, photos, tmp_path):
+    directory = tmp_path / "greedy"
+    shutil.copytree(checkpoint, directory)
+    settings = json.loads((directory / "preprocessor_config.json").read_text())
+    settings["size"] = {"longest_edge": 16384}
+    (directory / "preprocessor_config.json").write_text(json.dumps(settings))
+    message = error("match", *photos, "--model", directory)
+    assert "`size` would make image 0 of pair 0" in message
+    assert "16384 x 12288 pixels" in message
 
 
 def test_the_saved_points_are_those_of_the_library(run, photos, tmp_path, checkpoint):
