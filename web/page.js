@@ -234,7 +234,8 @@ function draw() {
     const [x, y] = points.subarray(2 * i, 2 * i + 2);
     return [left + ((x + 0.5) * width) / photos[image].width, top + ((y + 0.5) * height) / photos[image].height];
   });
-  const opacity = Math.min(0.9, Math.max(0.35, 9 / Math.sqrt(count)));
+  const scale = Math.min(1, width / NARROW); // many lines on a small drawing must leave the photos visible
+  const opacity = scale * Math.min(0.9, Math.max(0.15, 6 / Math.sqrt(count)));
   context.lineWidth = 1.2;
   for (let i = first; i < found.scores.length; i++) {
     context.strokeStyle = `rgb(${colourOf(found.scores[i])} / ${opacity})`;
@@ -248,7 +249,7 @@ function draw() {
     context.fillStyle = `rgb(${colourOf(found.scores[i])})`;
     for (const end of ends) {
       context.beginPath();
-      context.arc(...end(i), 2.2, 0, 2 * Math.PI);
+      context.arc(...end(i), 1 + 1.2 * scale, 0, 2 * Math.PI);
       context.fill();
       context.stroke();
     }

@@ -12,6 +12,20 @@ SITE = Path(__file__).parent.parent.parent / "build" / "web"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
+    """Of static files, some of which a test may replace."""
+
+    replaced: dict[str, bytes] = {}
+
+    def do_GET(self):
+        body = self.replaced.get(self.path)
+        if body is None:
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(self.path))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *_):
         pass
 
