@@ -326,7 +326,7 @@ new ResizeObserver(draw).observe($("result"));
 
 try {
   say("Loading the model ...");
-  about = await ask("load", { engine: address.get("engine") ?? "", threads: threads() });
+  about = await ask("load", { engine: address.get("engine") ?? "wasm", threads: threads() });
   if (!found) say(matching ? "Matching ..." : `Ready: ${engineName()}`);
 } catch (text) {
   say("");

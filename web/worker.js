@@ -19,7 +19,7 @@ let loading; // the model, once `load` was called
 const progress = { loaded: 0, total: 0 };
 
 const verbs = {
-  /** The model loaded: `{engine, threads, model}`. `engine` is "wasm", "webgpu", or "" for the best there is. */
+  /** The model loaded: `{engine, threads, model}`. `engine` is "wasm" or "webgpu". */
   load({ engine, threads }) {
     loading = load(engine, threads);
     return loading.then(({ about }) => about);
@@ -58,10 +58,11 @@ const verbs = {
   },
 };
 
-async function load(wanted, threads) {
-  const gpu = wanted === "wasm" ? null : await navigator.gpu?.requestAdapter();
-  if (wanted === "webgpu" && !gpu) throw new InputError("This browser has no WebGPU here.");
-  const engine = gpu ? "webgpu" : "wasm";
+async function load(engine, threads) {
+  if (engine === "webgpu" && !(await navigator.gpu?.requestAdapter())) {
+    throw new InputError("This browser has no WebGPU here.");
+  }
+  if (!(engine in LIBRARIES)) throw new InputError(`There is no engine ${engine}: it is wasm or webgpu.`);
   const [library, binary] = LIBRARIES[engine];
   const [{ InferenceSession, Tensor, env }, model, wasm, graph] = await Promise.all([
     import(`./ort/${library}`),
