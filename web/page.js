@@ -91,7 +91,7 @@ function describe() {
 }
 
 function engineName() {
-  const on = about.engine === "webgpu" ? "WebGPU" : `WebAssembly, ${about.threads} thread${about.threads > 1 ? "s" : ""}`;
+  const on = about.engine === "webgpu" ? "WebGPU (experimental)" : `WebAssembly, ${about.threads} thread${about.threads > 1 ? "s" : ""}`;
   return `${about.model.name} on ${on}`;
 }
 

@@ -143,7 +143,7 @@ async function download(path) {
 function explain(error) {
   if (error instanceof InputError) return error.message;
   const text = String(error?.message ?? error);
-  if (/bad_alloc|memory|allocation/i.test(text)) {
+  if (/bad_alloc|memory|allocation|array buffer/i.test(text)) {
     return `This browser has not enough memory for it: close other pages, reload this one, or take smaller photos.`;
   }
   return `That did not work: ${text}`;
