@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="directory to write to")
     parser.add_argument("--model", default="tiny", help="a checkpoint's name, a directory or a name on the Hub")
+    parser.add_argument("--max-keypoints", type=int, help="of a photo (default: as many as the model finds in Python)")
     options = parser.parse_args(arguments)
     if not RUNTIME.is_dir():
         parser.error(f"{RUNTIME} is missing: run npm ci --prefix web")
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in PAGE:
         shutil.copy(HERE / name, options.output)
     write_runtime(options.output / "ort")
-    write_model(options.model, options.output / "model")
+    write_model(options.model, options.max_keypoints, options.output / "model")
     write_example(options.output / "example")
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
     print(f"wrote {options.output}, {size / 1e6:.0f} MB: python -m http.server --directory {options.output}")
@@ -55,11 +56,12 @@ def write_runtime(directory: Path) -> None:
     (directory / "NOTICE").write_text(f"{notice}https://www.npmjs.com/package/onnxruntime-web/v/{version}\n")
 
 
-def write_model(name: str, directory: Path) -> None:
+def write_model(name: str, max_keypoints: int | None, directory: Path) -> None:
     """The whole pipeline as one graph, which stops early where the model does, and what the page says of it."""
     where = located(name)
     config = LightGlueConfig.from_pretrained(where)
-    for check in export(where, directory, "onnx", ExportOptions(adaptive=config.is_adaptive)):
+    options = ExportOptions(adaptive=config.is_adaptive, num_keypoints=max_keypoints)
+    for check in export(where, directory, "onnx", options):
         print(check)
     about = {"name": Path(name).name, "layers": config.num_hidden_layers}
     (directory / "about.json").write_text(json.dumps(about))
