@@ -4,12 +4,15 @@
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
 # make test-notebooks    run the notebooks; `make notebooks` also keeps what they show
+# make web    build the page that matches photos in a browser, in build/web; MODEL=xfeat with a published checkpoint
+# make test-web    build it, and test it in Chromium
 # make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    the same for the tables of docs/export.md
 # make benchmark-tracking    the same for the tables of docs/tracking.md: made videos with known motion, in four minutes
 # make docs    build the site of docs/ into build/site, with warnings as errors
+# make benchmark-serving    load examples/serve.py on loopback at 1, 4 and 16 clients; ARGS=--write-docs for docs/serving.md
 # make pack-gpu    write what benchmark-gpu needs into build/gpu
 # make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
@@ -23,7 +26,7 @@ PLUGIN = --editable ./optimum-plugin
 # Tests run in as many processes as there are cores, four at most, of one thread each; PARALLEL= for one process.
 PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(1)/python -m pytest
-EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py
+EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py tests/examples/test_model_repository.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 # $(call install,environment,constraints,extra,more packages): the environment variables hold for build requirements, too.
@@ -35,7 +38,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz benchmark benchmark-export benchmark-tracking docs pack-gpu benchmark-gpu quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz web test-web benchmark benchmark-export benchmark-serving benchmark-tracking docs pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -60,6 +63,12 @@ test-notebooks: .venv-export/.dev-notebooks
 
 notebooks: .venv-export/.dev-notebooks
 	@$(BIN_EXPORT)/python -m tests.run_notebooks
+web: .venv-export/.dev-web web/node_modules/.package-lock.json
+	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN_EXPORT)/python web/build.py build/web $(if $(MODEL),--model $(MODEL))
+
+test-web: .venv-export/.dev-web
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory web; else echo "no npm here: the page is not built"; fi
+	@$(call PYTEST,$(BIN_EXPORT)) tests/web -m browser $(ARGS)
 
 fuzz: .venv-export/.dev-export
 	@$(call PYTEST,$(BIN_EXPORT)) tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
@@ -75,6 +84,8 @@ benchmark-tracking: .venv-export/.benchmark
 
 docs: .venv-docs/.docs
 	@.venv-docs/bin/python docs/site/build.py
+benchmark-serving: .venv-export/.dev-export
+	@$(BIN_EXPORT)/python -m benchmarks.serving $(ARGS)
 
 pack-gpu: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks.gpu --pack
@@ -92,7 +103,7 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 .venv-docs dist demo.png benchmark-results build
+	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 .venv-docs dist demo.png benchmark-results build web/node_modules
 
 # The pages name no module that would have to be imported, so the package itself is not installed.
 .venv-docs/.docs: docs/site/requirements.txt
@@ -106,10 +117,15 @@ clean:
 .venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
-.venv-export/.dev-export .venv-export/.dev-notebooks .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
+.venv-export/.dev-export .venv-export/.dev-notebooks .venv-export/.dev-web .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))
 
 # Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.
 .venv-export5/.dev-export: pyproject.toml optimum-plugin/pyproject.toml constraints-export5.txt
 	$(call install,.venv-export5,constraints-export5.txt,dev-export,$(PLUGIN))
 	@.venv-export5/bin/pip uninstall -qq --yes torchvision
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	@command -v npm > /dev/null || { echo "npm is needed, which comes with Node.js" >&2; exit 1; }
+	@npm ci --prefix web --ignore-scripts --no-audit --no-fund
+	@touch $@
