@@ -244,15 +244,22 @@ class Example(NamedTuple):
     outputs: Arrays
 
 
-def examples_of(model: LightGlueForKeypointMatching, graph: Graph) -> list[Example]:
+def examples_of(
+    model: LightGlueForKeypointMatching, graph: Graph, small: tuple[int, int] = (120, 160)
+) -> list[Example]:
     """What a graph is compared on: pictures and the same seen from elsewhere, one pair 640x480, others small.
 
     In the small ones fewer keypoints are found than there are columns, so that all that pass the threshold count, and
     one picture is black. A matcher gets the keypoints of the model's own detector, and random ones, some of them
     padding; a matcher whose detector cannot be traced, or that has none, random ones only.
+
+    Args:
+        model: PyTorch's.
+        graph: of a part of it, in the layout of this package.
+        small: (height, width) of the others.
     """
     found = []
-    for seed, (height, width) in enumerate(((480, 640), (120, 160))):
+    for seed, (height, width) in enumerate(((480, 640), small)):
         shapes = graph.shapes(batch=seed + 1, images=2 * seed + 2, height=height, width=width, keypoints=300)
         if graph.part == "matcher":
             found.append(_matcher_inputs(model, graph, shapes["mask"][0], shapes["mask"][2], height, width, seed))
