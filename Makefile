@@ -17,6 +17,7 @@ BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
+ORT_HEADERS = build/onnxruntime/include
 EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
@@ -43,10 +44,10 @@ test-weights: .venv/.dev
 test-transformers5: .venv-transformers5/.dev-torchao
 	@$(BIN5)/python -m pytest $(ARGS)
 
-test-export: .venv-export/.dev-export
+test-export: .venv-export/.dev-export $(ORT_HEADERS)
 	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
 
-test-export5: .venv-export5/.dev-export
+test-export5: .venv-export5/.dev-export $(ORT_HEADERS)
 	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
 
 fuzz: .venv-export/.dev-export
@@ -75,6 +76,16 @@ style: .venv/.dev
 
 clean:
 	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build
+
+# ONNX Runtime's headers, which its Python package lacks: those of Debian's package, unpacked and not installed, by an
+# index of its own. Where there is no Debian a test is skipped.
+$(ORT_HEADERS):
+	@mkdir -p $@ build/onnxruntime/apt/partial
+	@-command -v apt-get >/dev/null && cd build/onnxruntime && \
+	  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" >sources.list && \
+	  apt="apt-get -qq -o Dir::Etc::SourceList=$$PWD/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$$PWD/apt" && \
+	  apt="$$apt -o Dir::Cache=$$PWD/apt -o APT::Sandbox::User=root" && $$apt update && $$apt download libonnxruntime-dev && \
+	  dpkg-deb --extract libonnxruntime-dev_*.deb . && cp -r usr/include/onnxruntime/. include && rm -r apt usr
 
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)

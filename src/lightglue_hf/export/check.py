@@ -245,7 +245,9 @@ class Example(NamedTuple):
 
 
 def examples_of(
-    model: LightGlueForKeypointMatching, graph: Graph, small: tuple[int, int] = (120, 160)
+    model: LightGlueForKeypointMatching,
+    graph: Graph,
+    sizes: tuple[tuple[int, int], tuple[int, int]] = ((480, 640), (120, 160)),
 ) -> list[Example]:
     """What a graph is compared on: pictures and the same seen from elsewhere, one pair 640x480, others small.
 
@@ -256,10 +258,10 @@ def examples_of(
     Args:
         model: PyTorch's.
         graph: of a part of it, in the layout of this package.
-        small: (height, width) of the others.
+        sizes: (height, width) of the first pair, and of the others.
     """
     found = []
-    for seed, (height, width) in enumerate(((480, 640), small)):
+    for seed, (height, width) in enumerate(sizes):
         shapes = graph.shapes(batch=seed + 1, images=2 * seed + 2, height=height, width=width, keypoints=300)
         if graph.part == "matcher":
             found.append(_matcher_inputs(model, graph, shapes["mask"][0], shapes["mask"][2], height, width, seed))
@@ -269,9 +271,9 @@ def examples_of(
         images = photos(pairs, shape[-2], shape[-1], seed)
         if seed:
             images[-1, 1] = 0
-        sizes = np.tile(shape[-2:], (pairs, 2, 1))
-        sizes[0, 0] -= SIZE_DIVISOR + 3
-        inputs = {"pixel_values": images, "image_sizes": np.maximum(sizes, SIZE_DIVISOR)}
+        within = np.tile(shape[-2:], (pairs, 2, 1))
+        within[0, 0] -= SIZE_DIVISOR + 3
+        inputs = {"pixel_values": images, "image_sizes": np.maximum(within, SIZE_DIVISOR)}
         if graph.part == "detector":
             inputs = {name: value.reshape(-1, *value.shape[2:])[: shape[0]] for name, value in inputs.items()}
         found.append({name: inputs[name] for name in graph.inputs})

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..configuration_lightglue import LightGlueConfig
 from ..image_processing_lightglue import GREY
 from ..utils.tensors import vector
+from . import opencv
 from .graphs import Arrays, Axes, Detector, Graph, PairMatcher, Run
 
 IMAGES = (0, 1)  # of a pair
@@ -35,8 +36,12 @@ class Layout(nn.Module):
 
     detectors: ClassVar[tuple[str, ...] | None] = None
     """The types of detectors whose keypoints it is for; `None` for any."""
+    scale_ori: ClassVar[bool] = True
+    """Whether it knows scales and orientations, for models that take them."""
     fixed_size: ClassVar[bool] = True
     """Whether the program can be told a height and width that all images have."""
+    side: ClassVar[int] = 0
+    """The height and width of a graph that cannot do without; 0 where it can."""
     inputs: dict[str, Axes]
     outputs: dict[str, Axes]
 
@@ -61,6 +66,15 @@ class Layout(nn.Module):
     def usage(self) -> str:
         """Lines that use it."""
         raise NotImplementedError
+
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of the pictures of the check; multiples of 32, to which COLMAP pads."""
+        return ((self.height, self.width),) * 2 if self.height else ((480, 640), (128, 160))
+
+    @staticmethod
+    def finish(proto: Any) -> Any:
+        """The `onnx.ModelProto` that is written."""
+        return proto
 
     def as_ours(self, run: Run) -> Run:
         """The graph in this layout as one in the layout of this package."""
@@ -98,7 +112,14 @@ class DetectorLayout(Layout):
         return {name: padded(values, columns) for name, values in found.items()}
 
 
-class OpenCVALIKED(DetectorLayout):
+class OpenCVDetector(DetectorLayout):
+    """A graph of one size, which is that of `cv2.ALIKED` if no other is told."""
+
+    side = 640
+    finish = staticmethod(opencv.readable)
+
+
+class OpenCVALIKED(OpenCVDetector):
     """For `cv2.ALIKED`, which resizes photos to its `inputSize`.
 
     A keypoint is exact where that is the size of the photo. Elsewhere OpenCV multiplies it by the proportion of the
@@ -126,16 +147,15 @@ class OpenCVALIKED(DetectorLayout):
         return self.in_columns(keypoints, found["scores"][:, 0], found["descriptors"])
 
     def usage(self) -> str:
-        size = (self.width or 640, self.height or 480)
         return f"""\
 params = cv2.ALIKED.Params()
-params.inputSize = {size}  # (width, height) that photos are resized to
+params.inputSize = ({self.width}, {self.height})  # (width, height) that photos are resized to
 detector = cv2.ALIKED.create("{self.file}", params)
 found = [detector.detectAndCompute(photo, None) for photo in photos]
 """
 
 
-class OpenCVDISK(DetectorLayout):
+class OpenCVDISK(OpenCVDetector):
     """For `cv2.DISK`: keypoints are whole pixels, and everything has an axis of length 1 in front."""
 
     detectors = ("disk",)
@@ -157,9 +177,8 @@ class OpenCVDISK(DetectorLayout):
         return self.in_columns(*(found[name][0] for name in ("keypoints", "scores", "descriptors")))
 
     def usage(self) -> str:
-        size = (self.width or 640, self.height or 480)
         return f"""\
-detector = cv2.DISK.create("{self.file}", imageSize={size})  # (width, height) that photos are resized to
+detector = cv2.DISK.create("{self.file}", imageSize=({self.width}, {self.height}))  # (width, height) that photos are resized to
 found = [detector.detectAndCompute(photo, None) for photo in photos]
 """
 
@@ -230,6 +249,8 @@ class OpenCVMatcher(MatcherLayout):
     has to be told a square, of the longer side; or, by a graph that knows the proportions of the images, their size.
     """
 
+    scale_ori = False
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.outputs = {
@@ -247,14 +268,16 @@ class OpenCVMatcher(MatcherLayout):
     def call(self, run: Run, inputs: Arrays) -> Arrays:
         given, exists = without_padding(inputs)
         for i in IMAGES:
-            size = inputs["image_sizes"][i, ::-1] if self.height else inputs["image_sizes"][i].max()
+            size = inputs["image_sizes"][i, ::-1]
+            size = size.max() if self.height == self.width else size
             given[f"kpts{i}"] = (given[f"kpts{i}"] / size * 2 - 1).astype(np.float32)
         found = run({name: given[name] for name in self.inputs})
         return per_point(found["matches0"], found["mscores0"], exists)
 
     def usage(self) -> str:
-        size = "photo.shape[1::-1]" if self.height else "(max(photo.shape[:2]),) * 2"
-        why = "" if self.height else "  # a square, of the longer side: else the axes are measured differently"
+        square = self.height == self.width
+        size = "(max(photo.shape[:2]),) * 2" if square else "photo.shape[1::-1]"
+        why = "  # squares: else its axes are measured differently" if square else ""
         return f"""\
 # found: of each photo its keypoints and their descriptors, as the model was trained on
 matcher = cv2.LightGlueMatcher.create("{self.file}")
@@ -384,7 +407,12 @@ def without_padding(inputs: Arrays) -> tuple[Arrays, np.ndarray]:
 
 
 def per_point(pairs: np.ndarray, scores: np.ndarray, exists: np.ndarray) -> Arrays:
-    """Pairs `(m, 2)` of the points that exist, as matches and scores of both images, `(2, columns)`."""
+    """Pairs `(m, 2)` of the points that exist, as matches and scores of both images, `(2, columns)`.
+
+    Pairs of what does not exist are left out, as OpenCV does.
+    """
+    known = ((pairs >= 0) & (pairs < exists.sum(1))).all(1)
+    pairs, scores = pairs[known], scores[known]
     matches = np.full(exists.shape, -1)
     matching_scores = np.zeros(exists.shape, np.float32)
     columns = [np.nonzero(row)[0][pairs[:, i]] for i, row in enumerate(exists)]
@@ -441,6 +469,8 @@ class Consumer(NamedTuple):
             return []
 
         def fits(layout: type[Layout]) -> bool:
+            if config.add_scale_ori and not layout.scale_ori:
+                return False
             return layout.detectors is None or detector is None or detector.model_type in layout.detectors
 
         return [layout for layout in self.layouts.get(part, ()) if fits(layout)]

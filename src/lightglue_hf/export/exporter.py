@@ -119,7 +119,7 @@ class ExportOptions:
             raise ValueError("adaptive graphs are not quantised yet: choose fp32 or fp16, or leave adaptive out")
 
     def for_model(self, config: LightGlueConfig) -> ExportOptions:
-        """These options with the parts of a model that the consumer, if any, takes.
+        """These options with the parts of a model that the consumer, if any, takes, and a size where it needs one.
 
         Raises:
             ValueError: it takes none, or not those that are asked for.
@@ -128,9 +128,8 @@ class ExportOptions:
             return self
         consumer = CONSUMERS[self.consumer]
         parts = self.parts or consumer.parts(config) or tuple(consumer.layouts)
-        for part in parts:
-            consumer.layout(part, config)
-        return replace(self, parts=parts)
+        side = max(consumer.layout(part, config).side for part in parts)
+        return replace(self, parts=parts, height=self.height or side, width=self.width or side)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -365,7 +364,9 @@ def _write(source: Exportable, directory: Path, backend: str, name: str) -> list
         file = directory / FILES[backend][part]
         layout = source.layout(graph)
         if layout is not None:
-            exported = replace(graph, module=layout, inputs=layout.inputs, outputs=layout.outputs)
+            exported = replace(
+                graph, module=layout, inputs=layout.inputs, outputs=layout.outputs, finish=layout.finish
+            )
             file = directory / layout.file
             layouts.append(layout)
         written = FORMATS[backend](exported, options.opset)
@@ -375,7 +376,7 @@ def _write(source: Exportable, directory: Path, backend: str, name: str) -> list
             return run if layout is None else layout.as_ours(run)
 
         if options.validate:
-            examples = examples_of(source.model, graph) if layout is None else examples_of(source.model, graph, (128, 160))
+            examples = examples_of(source.model, graph, *([] if layout is None else [layout.sizes()]))
             if weights != "fp32":  # first whether the graph is right, then what fewer bits do to it
                 written.save(file, "fp32")
                 check(part, run(), examples, "fp32", LIMITS["fp32"])

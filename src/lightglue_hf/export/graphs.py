@@ -57,6 +57,7 @@ class Graph:
         inputs, outputs: by name.
         metadata: what is to be written into the file.
         float32_modules: names of modules that compute in float32 where all else is in half precision.
+        finish: what makes of the graph's `onnx.ModelProto` the one that is written.
     """
 
     part: str
@@ -65,6 +66,7 @@ class Graph:
     outputs: dict[str, Axes]
     metadata: dict[str, str]
     float32_modules: tuple[str, ...] = ()
+    finish: Callable[[Any], Any] = lambda proto: proto
 
     def shapes(self, **lengths: int) -> dict[str, tuple[int, ...]]:
         """The shapes of the inputs, with lengths for the axes where any number goes."""
