@@ -460,7 +460,9 @@ class Consumer(NamedTuple):
         """
         fitting = self._fitting(part, config)
         if not fitting:
-            raise ValueError(f"{self.title} takes {', '.join(self.parts(config)) or 'no part'} of this model, not {part}")
+            raise ValueError(
+                f"{self.title} takes {', '.join(self.parts(config)) or 'no part'} of this model, not {part}"
+            )
         return fitting[0]
 
     def _fitting(self, part: str, config: LightGlueConfig) -> list[type[Layout]]:
@@ -485,6 +487,10 @@ CONSUMERS = {
     ),
     "colmap": Consumer("COLMAP 4", {"detector": (COLMAPALIKED,), "matcher": (COLMAPMatcher,)}, "sh"),
     "web": Consumer(
-        "onnxruntime-web", {"pipeline": (WebPipeline,)}, "js", 'import * as ort from "onnxruntime-web";\n', manifest=True
+        "onnxruntime-web",
+        {"pipeline": (WebPipeline,)},
+        "js",
+        'import * as ort from "onnxruntime-web";\n',
+        manifest=True,
     ),
 }

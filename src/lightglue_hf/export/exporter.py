@@ -99,7 +99,9 @@ class ExportOptions:
         elif self.consumer not in CONSUMERS:
             raise ValueError(f"consumer must be of {', '.join(CONSUMERS)}, got {self.consumer!r}")
         elif self.adaptive or self.batch_size > 1:
-            raise ValueError(f"a graph for {self.consumer} runs all layers on one pair: leave adaptive and batch_size out")
+            raise ValueError(
+                f"a graph for {self.consumer} runs all layers on one pair: leave adaptive and batch_size out"
+            )
         if self.weight_format not in WEIGHT_FORMATS:
             raise ValueError(f"weight_format must be of {', '.join(WEIGHT_FORMATS)}, got {self.weight_format!r}")
         if self.batch_size < 0:

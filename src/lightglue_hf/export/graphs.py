@@ -155,7 +155,9 @@ class PairMatcher(nn.Module):
         for i, (keypoints, descriptors, *turned) in enumerate(zip(*features)):
             tensors = (x[:, None] for x in (keypoints, descriptors, *turned))
             names = ("keypoints", "descriptors", "scales", "orientations")
-            points = self.model._points(KeypointFeatures(**dict(zip(names, tensors)), image_sizes=sizes[None, i : i + 1]))
+            points = self.model._points(
+                KeypointFeatures(**dict(zip(names, tensors)), image_sizes=sizes[None, i : i + 1])
+            )
             hidden.append(points.descriptors[:, 0])
             rotary.append((points.cos[:, 0], points.sin[:, 0]))
         for layer in layers:

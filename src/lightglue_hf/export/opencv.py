@@ -67,9 +67,8 @@ def _is_row(node: Any) -> bool:
 
 def _product(node: Any, graph: Any, constants: dict[str, Any]) -> list[Any]:
     """`(1, c, n, k)` by a kernel `(o, c, 1, k)` -> `(1, o, n, 1)`."""
-    from onnx import helper, numpy_helper
-
     import numpy as np
+    from onnx import helper, numpy_helper
 
     weight = numpy_helper.to_array(constants[node.input[1]])
     name, outputs = node.output[0], len(weight)
