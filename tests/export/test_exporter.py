@@ -436,7 +436,8 @@ int main(int, char** argv) {
 }
 """
 LOADED = {
-    "openvino": 'auto matcher = ov::Core().compile_model(argv[1], "CPU", ov::hint::inference_precision(ov::element::f32));',
+    "openvino": 'auto matcher = ov::Core().compile_model(argv[1], "CPU", '
+    "ov::hint::inference_precision(ov::element::f32));",
     "onnx": "Ort::Env env; Ort::Session matcher(env, argv[1], Ort::SessionOptions{});",
 }
 

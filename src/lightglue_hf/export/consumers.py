@@ -178,7 +178,7 @@ class OpenCVDISK(OpenCVDetector):
 
     def usage(self) -> str:
         return f"""\
-detector = cv2.DISK.create("{self.file}", imageSize=({self.width}, {self.height}))  # (width, height) that photos are resized to
+detector = cv2.DISK.create("{self.file}", imageSize=({self.width}, {self.height}))
 found = [detector.detectAndCompute(photo, None) for photo in photos]
 """
 
@@ -329,7 +329,7 @@ colmap exhaustive_matcher --database_path database.db --FeatureMatching.type {na
 
 
 class WebPipeline(Layout):
-    """For a page in a browser, by onnxruntime-web: two RGB images, each of a size of its own, to pairs of keypoints."""
+    """For a page in a browser, by onnxruntime-web: two RGB images, each of its own size, to pairs of keypoints."""
 
     def __init__(self, graph: Graph, *args: Any) -> None:
         super().__init__(graph, *args)
@@ -367,7 +367,7 @@ class WebPipeline(Layout):
     def usage(self) -> str:
         return f"""\
 const session = await ort.InferenceSession.create("{self.file}");
-// pixels: Float32Array, RGB in [0, 1], all of a channel together, row by row
+// pixels: Float32Array, RGB in [0, 1], channel by channel
 const image = ({{pixels, height, width}}) => new ort.Tensor("float32", pixels, [1, 3, height, width]);
 const {{keypoints0, keypoints1, matches, scores}} = await session.run({{image0: image(left), image1: image(right)}});
 const at = (keypoints, i) => keypoints.data.subarray(2 * i, 2 * i + 2); // x, y in pixels

@@ -153,7 +153,7 @@ class Exportable:
     def __init__(
         self, model: LightGlueForKeypointMatching, processor: LightGlueImageProcessor | None, options: ExportOptions
     ) -> None:
-        self.options = options = options.for_model(model.config)
+        self.options = options = options.for_model(model.config)  # type: ignore[arg-type]
         self.model = model = copy.deepcopy(model).float().cpu().eval()
         model.set_attn_implementation("sdpa")
         config = model.config
@@ -373,23 +373,20 @@ def _write(source: Exportable, directory: Path, backend: str, name: str) -> list
             layouts.append(layout)
         written = FORMATS[backend](exported, options.opset)
 
-        def run(default: bool = False) -> Run:
-            run = written.run(file, default)
-            return run if layout is None else layout.as_ours(run)
-
+        as_ours = _unchanged if layout is None else layout.as_ours
         if options.validate:
             examples = examples_of(source.model, graph, *([] if layout is None else [layout.sizes()]))
             if weights != "fp32":  # first whether the graph is right, then what fewer bits do to it
                 written.save(file, "fp32")
-                check(part, run(), examples, "fp32", LIMITS["fp32"])
+                check(part, as_ours(written.run(file)), examples, "fp32", LIMITS["fp32"])
         samples = list(source.calibration(part)) if weights == "calibrated" else []
         written.save(file, options.weight_format, samples)
         graphs[file.name] = exported
         if options.validate:
-            checks.append(check(part, run(), examples, weights, LIMITS[weights]))
+            checks.append(check(part, as_ours(written.run(file)), examples, weights, LIMITS[weights]))
             if written.default_precision() != "float32":  # what users get who ask for nothing
                 precision = f"{weights} in {written.default_precision()}"
-                checks.append(check(part, run(default=True), examples, precision, None))
+                checks.append(check(part, as_ours(written.run(file, default=True)), examples, precision, None))
     source.model.config.save_pretrained(directory)
     if source.processor is not None:
         source.processor.save_pretrained(directory)
@@ -397,6 +394,10 @@ def _write(source: Exportable, directory: Path, backend: str, name: str) -> list
     if options.consumer is not None and CONSUMERS[options.consumer].manifest:
         _write_manifest(source, directory, name, graphs)
     return checks
+
+
+def _unchanged(run: Run) -> Run:
+    return run
 
 
 def _need(backend: str, options: ExportOptions) -> None:

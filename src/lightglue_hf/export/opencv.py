@@ -28,6 +28,7 @@ def readable(proto: Any) -> Any:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = file
+        options.log_severity_level = 3  # it warns of what it leaves out
         onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         folded = onnx.load(file)
     domains = [entry for entry in folded.opset_import if not entry.domain]
