@@ -3,10 +3,13 @@
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
+# make test-notebooks    run the notebooks; `make notebooks` also keeps what they show
 # make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    the same for the tables of docs/export.md
+# make benchmark-tracking    the same for the tables of docs/tracking.md: made videos with known motion, in four minutes
+# make docs    build the site of docs/ into build/site, with warnings as errors
 # make pack-gpu    write what benchmark-gpu needs into build/gpu
 # make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
@@ -18,6 +21,9 @@ BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
 ORT_HEADERS = build/onnxruntime/include
+# Tests run in as many processes as there are cores, four at most, of one thread each; PARALLEL= for one process.
+PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(1)/python -m pytest
 EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
@@ -30,34 +36,46 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
+.PHONY: demo test test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz benchmark benchmark-export benchmark-tracking docs pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN)) $(PARALLEL) $(ARGS)
 
 test-weights: .venv/.dev
-	@$(BIN)/python -m pytest -m weights $(ARGS)
+	@$(call PYTEST,$(BIN)) -m weights $(ARGS)
 
 test-transformers5: .venv-transformers5/.dev-torchao
-	@$(BIN5)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN5)) $(PARALLEL) $(ARGS)
 
 test-export: .venv-export/.dev-export $(ORT_HEADERS)
-	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
 test-export5: .venv-export5/.dev-export $(ORT_HEADERS)
-	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT5)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
+
+test-notebooks: .venv-export/.dev-notebooks
+	@$(BIN_EXPORT)/python -m pytest tests/test_notebooks.py -m notebooks $(ARGS)
+
+notebooks: .venv-export/.dev-notebooks
+	@$(BIN_EXPORT)/python -m tests.run_notebooks
 
 fuzz: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
 
 benchmark: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks $(ARGS)
 
 benchmark-export: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks --page export.md $(ARGS)
+
+benchmark-tracking: .venv-export/.benchmark
+	@$(BIN_EXPORT)/python -m benchmarks.tracking $(ARGS)
+
+docs: .venv-docs/.docs
+	@.venv-docs/bin/python docs/site/build.py
 
 pack-gpu: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks.gpu --pack
@@ -75,7 +93,13 @@ style: .venv/.dev
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build
+	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 .venv-docs dist demo.png benchmark-results build
+
+# The pages name no module that would have to be imported, so the package itself is not installed.
+.venv-docs/.docs: docs/site/requirements.txt
+	@test -x .venv-docs/bin/pip || "$(PYTHON)" -m venv .venv-docs
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-docs/bin/pip install -qq -r $<
+	@touch $@
 
 # ONNX Runtime's headers, which its Python package lacks: those of Debian's package, unpacked and not installed, by an
 # index of its own. Where there is no Debian a test is skipped.
@@ -93,7 +117,7 @@ $(ORT_HEADERS):
 .venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
 
-.venv-export/.dev-export .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
+.venv-export/.dev-export .venv-export/.dev-notebooks .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))
 
 # Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.

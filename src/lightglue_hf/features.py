@@ -114,7 +114,11 @@ class KeypointFeatures(Mapping[str, Tensor]):
         return cls(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     def padded(self, n: int) -> "KeypointFeatures":
-        """With padding behind, up to `n` keypoints."""
+        """With padding behind, up to `n` keypoints.
+
+        Args:
+            n: at least as many as there are.
+        """
 
         def pad(name: str, value: Tensor) -> Tensor:
             if name == "image_sizes":
@@ -128,7 +132,12 @@ class KeypointFeatures(Mapping[str, Tensor]):
         return features
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "KeypointFeatures":
-        """On another device; the descriptors, and nothing else, in another type."""
+        """On another device; the descriptors, and nothing else, in another type.
+
+        Args:
+            device: where all of them go.
+            dtype: of the descriptors.
+        """
         return type(self)(
             **{
                 name: value.to(device=device, dtype=dtype if name == "descriptors" else None)
@@ -150,7 +159,12 @@ class KeypointFeatures(Mapping[str, Tensor]):
 
     @classmethod
     def from_numpy(cls, images: Sequence[dict[str, np.ndarray]]) -> "KeypointFeatures":
-        """The way back from a list of what [`numpy`] gives for an image, `shape` = `(images,)`."""
+        """The way back from a list of what [`numpy`] gives for an image, `shape` = `(images,)`.
+
+        Args:
+            images: for each a dictionary of `keypoints` `(n, 2)`, `descriptors` `(n, d)`, `image_sizes` `(2,)` and
+                what else there is of the fields; all of the same fields.
+        """
         parts = []
         for arrays in images:
             part = cls(**{name: torch.as_tensor(value)[None] for name, value in arrays.items()})

@@ -381,12 +381,12 @@ class Assignment:
         certainty = F.logsigmoid(matchability)
         if mask is not None:
             excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
-            similarity = similarity.masked_fill(excluded, MASKED)
+            similarity = similarity.masked_fill_(excluded, MASKED)
         rows = (certainty[:, 0] - similarity.logsumexp(2))[:, :, None]
         columns = (certainty[:, 1] - similarity.logsumexp(1))[:, None, :]
-        log_p = torch.add(rows + columns, similarity, alpha=2)
+        log_p = (rows + columns).add_(similarity, alpha=2)  # in place: each n x n tensor is the largest there is
         if mask is not None:
-            log_p = log_p.masked_fill(excluded, -math.inf)
+            log_p = log_p.masked_fill_(excluded, -math.inf)
         return cls(log_p, matchability, mask)
 
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
@@ -739,6 +739,10 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             labels: `(batch, 2, n)` int64, index of the true match in the other image, -1 for none, -2 to ignore.
                 With labels all layers run, whatever the confidences.
 
+        Returns:
+            Of each pair the matches, their scores and how far the layers went: see
+            [`LightGlueKeypointMatchingOutput`].
+
         Raises:
             ValueError: an argument of another shape or missing, NaN, Inf or numbers beyond 1e6 in it, or sizes that
                 are not positive, named. (In static mode on an accelerator values are not looked at, because that
@@ -809,6 +813,9 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             return_dict: `False` returns the tuple of the fields that are not `None`.
             image_sizes: `(batch, 2, 2)` (height, width) of each image; with `pixel_values` all of it by default.
             region: with `pixel_values`, as in [`extract_features`].
+
+        Returns:
+            See [`LightGlueKeypointMatchingOutput`]; a tuple with `return_dict=False`.
 
         Raises:
             ValueError: an argument of another shape or missing, or NaN or Inf in it, named.

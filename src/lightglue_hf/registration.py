@@ -141,7 +141,11 @@ class AfterImport(MetaPathFinder):
 
 
 def register() -> None:
-    """Register the configurations, models, image processor and pipeline, also over transformers' own."""
+    """Register the configurations, models, image processor and pipeline, also over transformers' own.
+
+    `import lightglue_hf` does it, unless `LIGHTGLUE_HF_REGISTER=0` is in the environment; a second
+    time changes nothing.
+    """
     if any(isinstance(finder, AfterImport) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, AfterImport())

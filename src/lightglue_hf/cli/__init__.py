@@ -8,6 +8,7 @@
     lightglue-hf pairs PHOTOS -o pairs.txt --by retrieval --features features.h5
     lightglue-hf match-pairs features.h5 pairs.txt -o matches.h5
     lightglue-hf colmap PHOTOS features.h5 matches.h5 -o database.db
+    lightglue-hf track walk.mp4 -o tracks.mp4 --save tracks.h5
     lightglue-hf evaluate --data stereo --markdown figures.md
     lightglue-hf train detector --output_dir runs/detector
     lightglue-hf show-data -o grid.png
@@ -43,6 +44,7 @@ from . import (
     pairs,
     reconstruct,
     show_data,
+    track,
     train,
 )
 from .arguments import Parser
@@ -51,6 +53,7 @@ from .errors import is_of_input, one_line
 COMMANDS = (
     *(match, demo, checkpoints),
     *(reconstruct, features, pairs, match_pairs, colmap),
+    track,
     *(evaluate, train, show_data, convert, export),
 )
 

@@ -87,7 +87,7 @@ def add_camera_options(parser: argparse.ArgumentParser) -> None:
 def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
     """The processor and the model that the options ask for, as they are used."""
     if args.engine == "openvino":
-        processor, model = _load_openvino(args)
+        processor, model = load_openvino(args)
     else:
         processor, model = load_matcher(args.model, args)
     if getattr(args, "rejection_threshold", None) is not None:
@@ -99,17 +99,24 @@ def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
     return processor, model
 
 
-def _load_openvino(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Graphs of a directory that has some, or else of a checkpoint, exported on the way."""
+def load_openvino(args: argparse.Namespace, adaptive: bool = False, **shapes: Any) -> tuple[Any, Any]:
+    """Graphs of a directory that has some, or else of a checkpoint, exported on the way.
+
+    Args:
+        args: see `add_model_options`.
+        adaptive: that stop early and prune points, if the model does.
+        shapes: `batch_size`, `height` and `width` of what is exported, any by default.
+    """
     found = find_checkpoint(args.model)
     if isinstance(found, Path) and runtime_of(found) is not None:
         return load_matcher(args.model, args)
     from transformers import AutoImageProcessor
 
     quiet_libraries(args)
-    options = {} if isinstance(found, Path) else {"revision": args.revision or "main"}
+    options: Any = {} if isinstance(found, Path) else {"revision": args.revision or "main"}
     hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[args.dtype]
     with reading(f"cannot export {args.model} to OpenVINO"):
+        from ..configuration_lightglue import LightGlueConfig
         from ..export import ExportOptions
         from ..runtime import OVModelForKeypointMatching
 
@@ -118,7 +125,11 @@ def _load_openvino(args: argparse.Namespace) -> tuple[Any, Any]:
             found,
             export=True,
             export_options=ExportOptions(
-                parts=("detector", "matcher"), num_keypoints=args.max_keypoints or 0, validate=False
+                parts=("detector", "matcher"),
+                num_keypoints=args.max_keypoints or 0,
+                adaptive=adaptive and LightGlueConfig.from_pretrained(found, **options).is_adaptive,
+                validate=False,
+                **shapes,
             ),
             device=(args.device or "cpu").upper(),
             ov_config={"INFERENCE_PRECISION_HINT": hint},

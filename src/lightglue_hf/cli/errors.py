@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from ..utils.errors import InputError, MissingPackageError
 
 READERS = (
-    *("configuration_", "detectors.configuration_", "loading", "images", "utils"),
+    *("configuration_", "detectors.configuration_", "image_processing_", "loading", "images", "utils"),
     *("convert", "data", "training", "export", "runtime"),
 )
 """Modules of this package whose own ValueErrors say what is wrong with a file, an option or a checkpoint."""

@@ -42,6 +42,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     help_photo = "path, URL, or - for the standard input; EXIF orientation is applied"
     parser.add_argument("images", nargs=2, metavar="PHOTO", help=help_photo)
+    help_turns = "also match the second photo turned by quarters (4) or upside down (2), and keep what matches best"
+    parser.add_argument("--turns", type=int, choices=(1, 2, 4), default=1, help=help_turns)
+    help_tiles = "search photos tile by tile at full resolution, or at --longest-edge: for 20 megapixels and more"
+    parser.add_argument("--tiles", action="store_true", help=help_tiles)
     parser.add_argument("-o", "--output", type=picture, metavar="PNG", help="draw the matches")
     parser.add_argument("--inliers", action="store_true", help="draw only matches that agree with one geometry")
     parser.add_argument("--best", type=count, metavar="N", help="draw only the N matches that score highest")
@@ -63,6 +67,7 @@ class Matches(NamedTuple):
     layers: int
     seconds: float
     engine: str
+    turns: int = 0  # counter-clockwise quarter turns of the second photo
 
 
 class Geometry(NamedTuple):
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.save and args.save.suffix.lower() == ".h5":
         import_optional("h5py", "train")  # before the work is done
     images = read_photos(args.images)
-    result = match_pair(images, args)
+    result = match_pair(images, args, args.turns, args.tiles)
     report: Callable[[str], Any] = (lambda text: None) if args.json or args.quiet else print
     for name, image, points, size in zip(args.images, images, result.prediction[:2], result.sizes):
         report(f"{name}: {image.width} x {image.height}, {len(points)} keypoints")
@@ -136,17 +141,17 @@ def read_photos(names: list[str]) -> list[Image]:
     return images
 
 
-def match_pair(images: list[Image], args: argparse.Namespace) -> Matches:
+def match_pair(images: list[Image], args: argparse.Namespace, turns: int = 1, tiles: bool = False) -> Matches:
     """Load the model, set what the options set, and match one pair."""
     import torch
 
-    from ..evaluation.methods import prepare, to_prediction
+    from ..evaluation.methods import to_prediction
+    from ..turns import match_turned
 
     processor, model = load_matcher(args.model, args)
     pair = (images[0], images[1])
     start = time.perf_counter()
-    with torch.inference_mode():
-        outputs = model(**prepare(model, processor, pair, args.longest_edge))
+    outputs, turned = match_turned(model, processor, pair, turns, tiles, args.longest_edge)
     prediction = to_prediction(outputs, pair)
     keep = prediction.matching_scores > (args.threshold or 0.0)  # exported graphs have a threshold of their own
     prediction = prediction._replace(
@@ -161,6 +166,7 @@ def match_pair(images: list[Image], args: argparse.Namespace) -> Matches:
         layers=model.config.num_hidden_layers,
         seconds=seconds,
         engine=getattr(model, "engine", f"PyTorch {torch.__version__} on {model.device}"),
+        turns=turned,
     )
 
 
@@ -208,6 +214,8 @@ def why_none(size: tuple[int, int]) -> str:
 
 
 def report_matches(result: Matches, report: Callable[[str], Any]) -> None:
+    if result.turns:
+        report(f"the second photo matches best turned by {90 * result.turns} degrees counter-clockwise")
     layers = f", stopped after layer {result.stop} of {result.layers}" if result.stop is not None else ""
     count = len(result.prediction.matches)
     report(f"{count} matches{layers}, in {result.seconds:.2f} s without loading the model")
@@ -270,6 +278,7 @@ def save(result: Matches, images: list[Image], geometry: Geometry | None, args: 
         "dtype": args.dtype,
         "engine": result.engine,
         "stop": result.stop,
+        "turned": 90 * result.turns,  # degrees, the second photo, counter-clockwise
         "seconds": round(result.seconds, 4),
         "version": __version__,
         "verdict": None if geometry is None else to_json(geometry.verdict),

@@ -20,7 +20,11 @@ Pairs = Iterator[tuple[str, str]]
 
 
 def exhaustive_pairs(names: Sequence[str]) -> Pairs:
-    """Every photo with every other: n (n - 1) / 2 pairs."""
+    """Every photo with every other: n (n - 1) / 2 pairs.
+
+    Args:
+        names: of photos.
+    """
     return itertools.combinations(names, 2)
 
 

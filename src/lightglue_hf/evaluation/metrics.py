@@ -250,8 +250,19 @@ def estimate_homography(
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Fit a homography to matches with outliers.
 
-    Arguments, returns and errors are those of `estimate_fundamental`; an inlier is reprojected less than `threshold`
-    pixels away, and the matrix takes points of the first image to the second.
+    Args:
+        keypoints0: `(m, 2)`, pixels of the first image.
+        keypoints1: `(m, 2)`, pixels of the second image, in the order of `keypoints0`.
+        threshold: largest distance, in pixels, between a point and where the matrix takes its partner, of an inlier.
+        estimator: see `estimate_fundamental`.
+
+    Returns:
+        The matrix `(3, 3)`, which takes points of the first image to the second, or None where none was found;
+        inliers `(m,)`, bool.
+
+    Raises:
+        ImportError: the package of the estimator is not installed; the message says how to install it.
+        ValueError: an unknown estimator, or lists of different lengths.
     """
     points0, points1 = _pair(keypoints0, keypoints1)
     if estimator == "magsac":

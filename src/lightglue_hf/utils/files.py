@@ -49,6 +49,33 @@ def replacing(out: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists already")
+    with _aside(out) as temporary:
+        made = temporary / out.name
+        yield temporary, made
+        if out.exists():  # another process was faster
+            raise FileExistsError(f"{out} exists already")
+        os.replace(made, out)
+
+
+@contextmanager
+def overwriting(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path where a file is made, bit by bit, that then takes the place of `path`; what stood there stays until then.
+
+    An error leaves nothing behind, and what a killed process left for the same `path` is removed.
+
+    Raises:
+        FileNotFoundError: the directory of `path` does not exist.
+    """
+    path = Path(path)
+    with _aside(path) as temporary:
+        made = temporary / path.name
+        yield made
+        os.replace(made, path)
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A temporary directory beside `out`, without those that killed processes left."""
     parent = out.absolute().parent
     if not parent.is_dir():
         raise FileNotFoundError(f"the directory of {out} does not exist")
@@ -57,11 +84,7 @@ def replacing(out: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
         _remove_abandoned(left)
     temporary, lock = _locked_directory(parent, prefix)
     try:
-        made = temporary / out.name
-        yield temporary, made
-        if out.exists():  # another process was faster
-            raise FileExistsError(f"{out} exists already")
-        os.replace(made, out)
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
