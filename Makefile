@@ -23,6 +23,7 @@ BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
+ORT_HEADERS = build/onnxruntime/include
 # Tests run in as many processes as there are cores, four at most, of one thread each; PARALLEL= for one process.
 PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(1)/python -m pytest
@@ -52,10 +53,10 @@ test-weights: .venv/.dev
 test-transformers5: .venv-transformers5/.dev-torchao
 	@$(call PYTEST,$(BIN5)) $(PARALLEL) $(ARGS)
 
-test-export: .venv-export/.dev-export
+test-export: .venv-export/.dev-export $(ORT_HEADERS)
 	@$(call PYTEST,$(BIN_EXPORT)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
-test-export5: .venv-export5/.dev-export
+test-export5: .venv-export5/.dev-export $(ORT_HEADERS)
 	@$(call PYTEST,$(BIN_EXPORT5)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
 test-notebooks: .venv-export/.dev-notebooks
@@ -110,6 +111,16 @@ clean:
 	@test -x .venv-docs/bin/pip || "$(PYTHON)" -m venv .venv-docs
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-docs/bin/pip install -qq -r $<
 	@touch $@
+
+# ONNX Runtime's headers, which its Python package lacks: those of Debian's package, unpacked and not installed, by an
+# index of its own. Where there is no Debian a test is skipped.
+$(ORT_HEADERS):
+	@mkdir -p $@ build/onnxruntime/apt/partial
+	@-command -v apt-get >/dev/null && cd build/onnxruntime && \
+	  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" >sources.list && \
+	  apt="apt-get -qq -o Dir::Etc::SourceList=$$PWD/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$$PWD/apt" && \
+	  apt="$$apt -o Dir::Cache=$$PWD/apt -o APT::Sandbox::User=root" && $$apt update && $$apt download libonnxruntime-dev && \
+	  dpkg-deb --extract libonnxruntime-dev_*.deb . && cp -r usr/include/onnxruntime/. include && rm -r apt usr
 
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)

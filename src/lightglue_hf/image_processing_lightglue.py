@@ -21,6 +21,7 @@ from .utils.validation import flag, number, whole_number
 from .visualization import draw_matches
 
 SIZE_DIVISOR = 8
+GREY = (0.2989, 0.5870, 0.1140)  # of red, green and blue
 MOST_RESCALED = 1e6  # beyond which networks overflow
 STOCK_SIZE = {"height": 480, "width": 640}  # transformers' default
 PAIRS_MESSAGE = (
@@ -277,7 +278,8 @@ class LightGlueImageProcessor(BaseImageProcessor):
             if do_rescale:
                 pixels = (pixels * np.float64(rescale_factor * (255 / white))).astype(np.float32)
             if do_grayscale and not (pixels == pixels[:1]).all():
-                pixels = (pixels[0] * 0.2989 + pixels[1] * 0.5870 + pixels[2] * 0.1140)[None]
+                red, green, blue = GREY
+                pixels = (pixels[0] * red + pixels[1] * green + pixels[2] * blue)[None]
             processed.append(pixels)
             if regions is not None:
                 whole = np.ones(original, dtype=bool) if region is None else region

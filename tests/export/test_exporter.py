@@ -421,6 +421,7 @@ def test_openvino_reads_the_onnx_file(tmp_path, checkpoint, model, adaptive):
 
 MAIN = """
 #include <cstdio>
+#include <string>
 int main(int, char** argv) {
     size_t n = std::stoul(argv[2]), d = std::stoul(argv[3]);
     std::vector<float> keypoints(4 * n), descriptors(2 * n * d);
@@ -428,32 +429,54 @@ int main(int, char** argv) {
     std::vector<int64_t> sizes(4);
     size_t read = fread(keypoints.data(), 4, 4 * n, stdin) + fread(descriptors.data(), 4, 2 * n * d, stdin);
     read += fread(mask.data(), 4, 2 * n, stdin) + fread(sizes.data(), 8, 4, stdin);
-    auto matcher = ov::Core().compile_model(argv[1], "CPU", ov::hint::inference_precision(ov::element::f32));
+    MATCHER
     for (int64_t partner : match(matcher, n, d, keypoints.data(), descriptors.data(), mask.data(), sizes.data()))
         printf("%ld ", long(partner));
     return read == 6 * n + 2 * n * d + 4 ? 0 : 1;
 }
 """
+LOADED = {
+    "openvino": 'auto matcher = ov::Core().compile_model(argv[1], "CPU", '
+    "ov::hint::inference_precision(ov::element::f32));",
+    "onnx": "Ort::Env env; Ort::Session matcher(env, argv[1], Ort::SessionOptions{});",
+}
+
+
+def headers_and_library(backend):
+    """Where a backend's are: both in OpenVINO's Python package, in ONNX Runtime's the library alone."""
+    if backend == "openvino":
+        package = Path(pytest.importorskip("openvino").__file__).parent
+        (library,) = (package / "libs").glob("libopenvino.so.*")
+        return package / "include", library
+    package = Path(pytest.importorskip("onnxruntime").__file__).parent
+    places = [Path(__file__).parents[2] / "build" / "onnxruntime" / "include", Path("/usr/include/onnxruntime")]
+    headers = next((place for place in places if (place / "onnxruntime_cxx_api.h").is_file()), None)
+    libraries = list((package / "capi").glob("libonnxruntime.so.*"))
+    if headers is None or not libraries:
+        pytest.skip("needs ONNX Runtime's headers, which make test-export fetches, and its library")
+    return headers, libraries[0]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_the_cpp_of_its_page(checkpoint, tmp_path, model):
-    """The headers and libraries are those of OpenVINO's Python package."""
-    openvino = pytest.importorskip("openvino")
-    export(checkpoint, tmp_path, "openvino", ExportOptions(parts=("matcher",), validate=False))
+def test_the_cpp_of_its_page(backend, checkpoint, tmp_path, model):
+    headers, library = headers_and_library(backend)
+    export(checkpoint, tmp_path, backend, ExportOptions(parts=("matcher",), validate=False))
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
-    (snippet,) = (block for block in re.findall(r"```cpp\n(.*?)```", page, re.DOTALL) if "openvino" in block)
-    (tmp_path / "main.cpp").write_text(snippet + MAIN)
-    package = Path(openvino.__file__).parent
-    (library,) = (package / "libs").glob("libopenvino.so.*")
-    command = ["g++", "-std=c++17", "-I", package / "include", "main.cpp", library, f"-Wl,-rpath,{library.parent}"]
+    name = {"openvino": "openvino", "onnx": "onnxruntime"}[backend]
+    (snippet,) = (block for block in re.findall(r"```cpp\n(.*?)```", page, re.DOTALL) if name in block)
+    (tmp_path / "main.cpp").write_text(snippet + MAIN.replace("MATCHER", LOADED[backend]))
+    folder = library.parent
+    if backend == "onnx":  # which programs look for by another name
+        folder = tmp_path
+        (folder / re.sub(r"(\.so\.\d+).*", r"\1", library.name)).symlink_to(library)
+    command = ["g++", "-std=c++17", "-I", headers, "main.cpp", library, f"-Wl,-rpath,{folder}"]
     subprocess.run([*command, "-o", "main"], cwd=tmp_path, check=True)
     features = random_features(model, 1, 70, 48, 64, seed=1)
     with torch.no_grad():
         wanted = model.match_features(**{name: torch.from_numpy(value) for name, value in features.items()})
     names = ("keypoints", "descriptors", "mask", "image_sizes")
     given = b"".join(features[name].tobytes() for name in names)
-    run = ["./main", "openvino_matcher.xml", "70", str(features["descriptors"].shape[-1])]
+    run = ["./main", FILES[backend]["matcher"], "70", str(features["descriptors"].shape[-1])]
     printed = subprocess.run(run, cwd=tmp_path, input=given, check=True, capture_output=True).stdout
     assert [int(partner) for partner in printed.split()] == wanted.matches.flatten().tolist()
     assert (wanted.matches >= 0).any()

@@ -19,15 +19,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("format", choices=("onnx", "openvino"))
     parser.add_argument("model", metavar="MODEL", help=f'"{BUNDLED}", a directory or a name on the Hub')
     parser.add_argument("output", type=Path, metavar="OUT", help="directory")
+    help_for = "in the layout of a program that runs it: docs/export.md says how (onnx)"
+    parser.add_argument("--for", dest="consumer", choices=("opencv", "colmap", "web"), help=help_for)
     add_revision(parser)
     parser.add_argument("-b", "--batch-size", type=int, default=0, metavar="N", help="pairs; 0: any (default)")
     parser.add_argument("--height", type=int, default=0, metavar="N", help="of the images; 0: any (default)")
     parser.add_argument("--width", type=int, default=0, metavar="N", help="of the images; 0: any (default)")
     help_keypoints = "keypoints of an image, fewer are padded; default: the model's maximum, or 1024"
     add_max_keypoints(parser, help_keypoints)
-    help_part = "one or several; default: pipeline"
+    help_part = "one or several; default: pipeline, or what the program of --for takes"
     parts = ("pipeline", "detector", "matcher")
-    parser.add_argument("--part", nargs="+", choices=parts, default=parts[:1], help=help_part)
+    parser.add_argument("--part", nargs="+", choices=parts, default=(), help=help_part)
     parser.add_argument("--adaptive", action="store_true", help="stop early and prune points; one pair a run")
     parser.add_argument("--weight-format", choices=("fp32", "fp16", "int8"), default="fp32", help="default: fp32")
     help_calibration = "quantise activations too, by the photos in this folder (openvino)"
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     with reading():
         options = ExportOptions(
             parts=tuple(args.part),
+            consumer=args.consumer,
             batch_size=args.batch_size,
             height=args.height,
             width=args.width,
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         )
     model = find_checkpoint(args.model)
     hub_options = {} if isinstance(model, Path) else {"revision": args.revision or "main"}
-    parts = ", ".join(args.part)
+    parts = ", ".join(args.part) or "graphs"
     progress(args, f"writing {parts} of {args.model}{' and comparing with PyTorch' if args.validate else ''} ...")
     start = time.perf_counter()
     try:

@@ -244,15 +244,24 @@ class Example(NamedTuple):
     outputs: Arrays
 
 
-def examples_of(model: LightGlueForKeypointMatching, graph: Graph) -> list[Example]:
+def examples_of(
+    model: LightGlueForKeypointMatching,
+    graph: Graph,
+    sizes: tuple[tuple[int, int], tuple[int, int]] = ((480, 640), (120, 160)),
+) -> list[Example]:
     """What a graph is compared on: pictures and the same seen from elsewhere, one pair 640x480, others small.
 
     In the small ones fewer keypoints are found than there are columns, so that all that pass the threshold count, and
     one picture is black. A matcher gets the keypoints of the model's own detector, and random ones, some of them
     padding; a matcher whose detector cannot be traced, or that has none, random ones only.
+
+    Args:
+        model: PyTorch's.
+        graph: of a part of it, in the layout of this package.
+        sizes: (height, width) of the first pair, and of the others.
     """
     found = []
-    for seed, (height, width) in enumerate(((480, 640), (120, 160))):
+    for seed, (height, width) in enumerate(sizes):
         shapes = graph.shapes(batch=seed + 1, images=2 * seed + 2, height=height, width=width, keypoints=300)
         if graph.part == "matcher":
             found.append(_matcher_inputs(model, graph, shapes["mask"][0], shapes["mask"][2], height, width, seed))
@@ -262,9 +271,9 @@ def examples_of(model: LightGlueForKeypointMatching, graph: Graph) -> list[Examp
         images = photos(pairs, shape[-2], shape[-1], seed)
         if seed:
             images[-1, 1] = 0
-        sizes = np.tile(shape[-2:], (pairs, 2, 1))
-        sizes[0, 0] -= SIZE_DIVISOR + 3
-        inputs = {"pixel_values": images, "image_sizes": np.maximum(sizes, SIZE_DIVISOR)}
+        within = np.tile(shape[-2:], (pairs, 2, 1))
+        within[0, 0] -= SIZE_DIVISOR + 3
+        inputs = {"pixel_values": images, "image_sizes": np.maximum(within, SIZE_DIVISOR)}
         if graph.part == "detector":
             inputs = {name: value.reshape(-1, *value.shape[2:])[: shape[0]] for name, value in inputs.items()}
         found.append({name: inputs[name] for name in graph.inputs})

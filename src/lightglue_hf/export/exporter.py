@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..configuration_lightglue import LightGlueConfig
 from ..features import KeypointDetector
 from ..image_processing_lightglue import SIZE_DIVISOR, LightGlueImageProcessor
 from ..images import PHOTO_SUFFIXES, find_photos
 from ..modeling_lightglue import LightGlueForKeypointMatching
 from ..utils.files import refilling
 from .check import LIMITS, Check, ExportError, check, examples_of
+from .consumers import CONSUMERS, Layout
 from .formats import ONNXFormat, OpenVINOFormat
-from .graphs import FEATURES, AdaptiveMatcher, Arrays, Axes, Detector, Graph, Matcher, Pipeline, fused
+from .graphs import FEATURES, AdaptiveMatcher, Arrays, Axes, Detector, Graph, Matcher, Pipeline, Run, fused
 
 FILES = {
     "onnx": {"pipeline": "model.onnx", "detector": "detector.onnx", "matcher": "matcher.onnx"},
@@ -45,6 +48,8 @@ FORMATS: dict[str, Any] = {"onnx": ONNXFormat, "openvino": OpenVINOFormat}
 # What an export may have left in a directory, which the next one replaces.
 WRITTEN = frozenset(
     [name.replace(".xml", end) for names in FILES.values() for name in names.values() for end in (".xml", ".bin")]
+    + [f"{consumer}_{name}" for consumer in CONSUMERS for name in FILES["onnx"].values()]
+    + ["web_model.json"]
     + ["config.json", "preprocessor_config.json", "README.md", "openvino_config.json"]
 )
 
@@ -54,7 +59,9 @@ class ExportOptions:
     """What graphs to make.
 
     Args:
-        parts: of "pipeline", "detector" and "matcher".
+        parts: of "pipeline", "detector" and "matcher"; by default the pipeline, or what the consumer takes.
+        consumer: "opencv", "colmap" or "web": the program that is to run the graphs, which are ONNX in its layout and
+            take one pair, the detector one image. By default the layout is that of docs/export.md.
         batch_size: pairs, for the detector images; 0 for any number. Adaptive graphs take one pair.
         height, width: of the images; 0 for any of at least 8 pixels. Both or neither.
         num_keypoints: the columns of every image, those without a keypoint masked; by default the detector's
@@ -70,7 +77,8 @@ class ExportOptions:
         ValueError: a number or name out of its range, or options that exclude each other, named.
     """
 
-    parts: tuple[str, ...] = ("pipeline",)
+    parts: tuple[str, ...] = ()
+    consumer: str | None = None
     batch_size: int = 0
     height: int = 0
     width: int = 0
@@ -84,8 +92,16 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         unknown = set(self.parts) - set(PARTS)
-        if unknown or not self.parts:
+        if unknown:
             raise ValueError(f"parts must be of {', '.join(PARTS)}, got {self.parts}")
+        if self.consumer is None:
+            object.__setattr__(self, "parts", self.parts or ("pipeline",))
+        elif self.consumer not in CONSUMERS:
+            raise ValueError(f"consumer must be of {', '.join(CONSUMERS)}, got {self.consumer!r}")
+        elif self.adaptive or self.batch_size > 1:
+            raise ValueError(
+                f"a graph for {self.consumer} runs all layers on one pair: leave adaptive and batch_size out"
+            )
         if self.weight_format not in WEIGHT_FORMATS:
             raise ValueError(f"weight_format must be of {', '.join(WEIGHT_FORMATS)}, got {self.weight_format!r}")
         if self.batch_size < 0:
@@ -103,6 +119,19 @@ class ExportOptions:
             )
         if self.adaptive and (self.weight_format == "int8" or self.calibration is not None):
             raise ValueError("adaptive graphs are not quantised yet: choose fp32 or fp16, or leave adaptive out")
+
+    def for_model(self, config: LightGlueConfig) -> ExportOptions:
+        """These options with the parts of a model that the consumer, if any, takes, and a size where it needs one.
+
+        Raises:
+            ValueError: it takes none, or not those that are asked for.
+        """
+        if self.consumer is None:
+            return self
+        consumer = CONSUMERS[self.consumer]
+        parts = self.parts or consumer.parts(config) or tuple(consumer.layouts)
+        side = max(consumer.layout(part, config).side for part in parts)
+        return replace(self, parts=parts, height=self.height or side, width=self.width or side)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,7 +153,7 @@ class Exportable:
     def __init__(
         self, model: LightGlueForKeypointMatching, processor: LightGlueImageProcessor | None, options: ExportOptions
     ) -> None:
-        self.options = options
+        self.options = options = options.for_model(model.config)  # type: ignore[arg-type]
         self.model = model = copy.deepcopy(model).float().cpu().eval()
         model.set_attn_implementation("sdpa")
         config = model.config
@@ -155,8 +184,10 @@ class Exportable:
         if processor is not None and options.height:
             processor.size = {"height": options.height, "width": options.width}
             processor.do_resize = True
-        # photos of different sizes then share a batch, and the graphs are told those sizes
+        # Photos of different sizes then share a batch, and the graphs are told those sizes. Consumers give each image
+        # as it is.
         self.sized = processor is not None and (not processor.do_resize or "longest_edge" in processor.size)
+        self.sized &= options.consumer is None
 
         # Detectors that do not know padding find keypoints on each image by itself, and so does their graph.
         detector = getattr(model, "keypoint_detector", None)
@@ -185,6 +216,7 @@ class Exportable:
             "part": part,
             "adaptive": self.options.adaptive and part != "detector",
             "weight_format": self.options.weight_format,
+            "consumer": self.options.consumer or "",
             "calibrated": self.options.calibration is not None,
         }
         if part != "matcher":
@@ -236,6 +268,15 @@ class Exportable:
         found = {name: features[name] for name in ("keypoints", "mask", "descriptors")}
         return Graph(part, Pipeline(model, matcher), images, matched | found, metadata, float32_modules)
 
+    def layout(self, graph: Graph) -> Layout | None:
+        """A graph of this model in the layout of the consumer, if there is one."""
+        options, config = self.options, self.model.config
+        if options.consumer is None:
+            return None
+        layout = CONSUMERS[options.consumer].layout(graph.part, config)
+        file = f"{options.consumer}_{FILES['onnx'][graph.part]}"
+        return layout(graph, config, options.height, options.width, file)
+
     def calibration(self, part: str) -> Iterator[Arrays]:
         """Inputs of the part, from pairs of neighbouring photos in the folder of the options."""
         assert self.processor is not None
@@ -276,7 +317,7 @@ def export(
         model_id: a directory or a name on the Hub.
         output: the directory to write to. What an earlier export wrote there goes, whatever its model, parts and
             backend, and other files stay; the new files appear together at the end, or nothing changes.
-        backend: "onnx" or "openvino".
+        backend: "onnx" or "openvino"; for a consumer "onnx".
         options: what graphs to make.
         hub_options: such as `revision` and `token`, for `from_pretrained`.
 
@@ -296,6 +337,8 @@ def export(
         raise ValueError(f"backend must be of {', '.join(FILES)}, got {backend!r}")
     if options.calibration is not None and backend != "openvino":
         raise ValueError("weights and activations are quantised by photos for OpenVINO alone")
+    if options.consumer is not None and backend != "onnx":
+        raise ValueError(f"graphs for {options.consumer} are ONNX: choose that format")
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is no directory")
     if output.is_dir() and os.path.isdir(model_id) and output.samefile(model_id):
@@ -304,6 +347,7 @@ def export(
         raise ValueError(f"{output} holds a model: its configuration would be overwritten")
     _need(backend, options)
     model = LightGlueForKeypointMatching.from_pretrained(model_id, **hub_options)
+    options = options.for_model(model.config)
     processor = None
     if set(options.parts) != {"matcher"} or options.calibration is not None:
         processor = LightGlueImageProcessor.from_pretrained(model_id, **hub_options)
@@ -316,29 +360,44 @@ def export(
 def _write(source: Exportable, directory: Path, backend: str, name: str) -> list[Check]:
     options = source.options
     weights = "calibrated" if options.calibration is not None else options.weight_format
-    graphs, checks = [], []
+    graphs, layouts, checks = {}, [], []
     for part in options.parts:
-        graph = source.graph(part)
+        graph = exported = source.graph(part)
         file = directory / FILES[backend][part]
-        written = FORMATS[backend](graph, options.opset)
+        layout = source.layout(graph)
+        if layout is not None:
+            exported = replace(
+                graph, module=layout, inputs=layout.inputs, outputs=layout.outputs, finish=layout.finish
+            )
+            file = directory / layout.file
+            layouts.append(layout)
+        written = FORMATS[backend](exported, options.opset)
+
+        as_ours = _unchanged if layout is None else layout.as_ours
         if options.validate:
-            examples = examples_of(source.model, graph)
+            examples = examples_of(source.model, graph, *([] if layout is None else [layout.sizes()]))
             if weights != "fp32":  # first whether the graph is right, then what fewer bits do to it
                 written.save(file, "fp32")
-                check(part, written.run(file), examples, "fp32", LIMITS["fp32"])
+                check(part, as_ours(written.run(file)), examples, "fp32", LIMITS["fp32"])
         samples = list(source.calibration(part)) if weights == "calibrated" else []
         written.save(file, options.weight_format, samples)
-        graphs.append(graph)
+        graphs[file.name] = exported
         if options.validate:
-            checks.append(check(part, written.run(file), examples, weights, LIMITS[weights]))
+            checks.append(check(part, as_ours(written.run(file)), examples, weights, LIMITS[weights]))
             if written.default_precision() != "float32":  # what users get who ask for nothing
                 precision = f"{weights} in {written.default_precision()}"
-                checks.append(check(part, written.run(file, default=True), examples, precision, None))
+                checks.append(check(part, as_ours(written.run(file, default=True)), examples, precision, None))
     source.model.config.save_pretrained(directory)
     if source.processor is not None:
         source.processor.save_pretrained(directory)
-    (directory / "README.md").write_text(_card(options, backend, name, graphs, checks))
+    (directory / "README.md").write_text(_card(options, backend, name, graphs, checks, layouts))
+    if options.consumer is not None and CONSUMERS[options.consumer].manifest:
+        _write_manifest(source, directory, name, graphs)
     return checks
+
+
+def _unchanged(run: Run) -> Run:
+    return run
 
 
 def _need(backend: str, options: ExportOptions) -> None:
@@ -350,8 +409,35 @@ def _need(backend: str, options: ExportOptions) -> None:
         raise ImportError(f"{', '.join(missing)} missing: install lightglue-hf[{backend}]")
 
 
-def _card(options: ExportOptions, backend: str, name: str, graphs: list[Graph], checks: list[Check]) -> str:
+def _write_manifest(source: Exportable, directory: Path, name: str, graphs: dict[str, Graph]) -> None:
+    """What a program that reads no metadata has to know, as JSON beside the graph."""
+    size = source.processor.size if source.processor is not None else {}
+    for file, graph in graphs.items():
+        values = {
+            "model": Path(name).name,
+            "file": file,
+            "longest_edge": size.get("longest_edge") or max(size.values()),
+            "max_keypoints": source.model.config.keypoint_detector_config.max_keypoints,
+            **{
+                kind: {name: [str(dtype)[6:], axes] for name, (dtype, axes) in values.items()}
+                for kind, values in (("inputs", graph.inputs), ("outputs", graph.outputs))
+            },
+        }
+        (directory / file).with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _card(
+    options: ExportOptions,
+    backend: str,
+    name: str,
+    graphs: dict[str, Graph],
+    checks: list[Check],
+    layouts: list[Layout],
+) -> str:
     kind = "adaptive (early exit and point pruning, one pair)" if options.adaptive else "fixed depth, any batch"
+    consumer = CONSUMERS[options.consumer] if options.consumer else None
+    if consumer:
+        kind = f"all layers, one pair, for {consumer.title}"
     lines = [
         "---",
         "library_name: optimum",
@@ -367,13 +453,16 @@ def _card(options: ExportOptions, backend: str, name: str, graphs: list[Graph], 
         "| file | input | type | axes |",
         "|---|---|---|---|",
     ]
-    for graph in graphs:
+    for file, graph in graphs.items():
         for kind, values in (("", graph.inputs), (" (output)", graph.outputs)):
             for value, (dtype, axes) in values.items():
                 shape = ", ".join(map(str, axes))
-                lines.append(f"| {FILES[backend][graph.part]} | `{value}`{kind} | {str(dtype)[6:]} | ({shape}) |")
+                lines.append(f"| {file} | `{value}`{kind} | {str(dtype)[6:]} | ({shape}) |")
     lines += ["", "Compared with PyTorch when it was made:" if checks else "Not compared with PyTorch.", ""]
     lines += [f"- {result}" for result in checks]
+    if consumer:
+        usage = consumer.opening + "".join(layout.usage() for layout in layouts)
+        lines += ["", "## Use", "", f"```{consumer.language}", usage.rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -77,7 +77,7 @@ def onnx_graph(graph: Graph, opset: int) -> Any:
         _add_layers(proto.graph, matcher, opset)
     _declare(proto.graph, graph)
     helper.set_model_props(proto, graph.metadata)
-    return proto
+    return graph.finish(proto)
 
 
 def _add_layers(graph: Any, matcher: AdaptiveMatcher, opset: int) -> None:

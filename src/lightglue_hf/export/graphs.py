@@ -32,6 +32,10 @@ from ..modeling_lightglue import (
     swap_images,
 )
 
+# All that may differ does, so that a graph that takes one for the other fails.
+EXAMPLE_LENGTHS = {"batch": 2, "images": 2, "height": 96, "width": 128, "keypoints": 64}
+EXAMPLE_LENGTHS |= {"height0": 96, "width0": 128, "keypoints0": 64, "height1": 128, "width1": 64, "keypoints1": 48}
+
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
 
@@ -53,6 +57,7 @@ class Graph:
         inputs, outputs: by name.
         metadata: what is to be written into the file.
         float32_modules: names of modules that compute in float32 where all else is in half precision.
+        finish: what makes of the graph's `onnx.ModelProto` the one that is written.
     """
 
     part: str
@@ -61,6 +66,7 @@ class Graph:
     outputs: dict[str, Axes]
     metadata: dict[str, str]
     float32_modules: tuple[str, ...] = ()
+    finish: Callable[[Any], Any] = lambda proto: proto
 
     def shapes(self, **lengths: int) -> dict[str, tuple[int, ...]]:
         """The shapes of the inputs, with lengths for the axes where any number goes."""
@@ -71,7 +77,7 @@ class Graph:
 
     def example(self) -> tuple[Tensor, ...]:
         """Some inputs that it can be traced with."""
-        shapes = self.shapes(batch=2, images=2, height=96, width=128, keypoints=64)
+        shapes = self.shapes(**EXAMPLE_LENGTHS)
         return tuple(
             torch.full(shape, 64 if name == "image_sizes" else 1, dtype=self.inputs[name].dtype)
             for name, shape in shapes.items()
@@ -120,6 +126,60 @@ class Matcher(nn.Module):
         """Keypoints, descriptors, mask, image sizes and, for models that take them, scales and orientations."""
         result = self.model.match_features(_features(features))
         return _known(result.matches, result.matching_scores, result.prune, result.stop)
+
+
+class PairMatcher(nn.Module):
+    """Matches of one pair after all layers, its images apart: neither padding nor masks.
+
+    Args:
+        model: [`fused`].
+    """
+
+    def __init__(self, model: LightGlueForKeypointMatching) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sizes: Tensor, *features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Match.
+
+        Args:
+            sizes: `(2, 2)`, (height, width) of both images.
+            features: keypoints in pixels, descriptors and, for models that take them, scales and orientations, each
+                `(1, n0, ...)` and `(1, n1, ...)`.
+
+        Returns:
+            For each point of image 0 its partner in image 1, `(n0,)` int64, -1 for none, and its score, `(n0,)`.
+        """
+        layers: Any = self.model.transformer_layers
+        hidden, rotary = [], []
+        for i, (keypoints, descriptors, *turned) in enumerate(zip(*features)):
+            tensors = (x[:, None] for x in (keypoints, descriptors, *turned))
+            names = ("keypoints", "descriptors", "scales", "orientations")
+            points = self.model._points(
+                KeypointFeatures(**dict(zip(names, tensors)), image_sizes=sizes[None, i : i + 1])
+            )
+            hidden.append(points.descriptors[:, 0])
+            rotary.append((points.cos[:, 0], points.sin[:, 0]))
+        for layer in layers:
+            hidden = layer.of_two(hidden, rotary)
+        # as `Assignment`, whose points are as many in both images
+        assignment: Any = self.model.match_assignment_layers[-1]
+        first, second = (assignment.final_projection(own)[0] for own in hidden)
+        certainty = [F.logsigmoid(assignment.matchability(own)[0, :, 0]) for own in hidden]
+        similarity = first @ second.T / first.shape[-1] ** 0.5
+        rows = (certainty[0] - _logsumexp(similarity, 1))[:, None]
+        log_p = 2 * similarity + rows + (certainty[1] - _logsumexp(similarity, 0))
+        best, matches = log_p.max(1)
+        scores = best.exp()
+        mutual = log_p.argmax(0)[matches] == torch.arange(log_p.shape[0], device=log_p.device)
+        valid = mutual & (scores > self.model.config.filter_threshold)
+        return torch.where(valid, matches, torch.full_like(matches, -1)), scores * mutual
+
+
+def _logsumexp(x: Tensor, dim: int) -> Tensor:
+    """In steps: OpenCV 5.0 computes ONNX's operator without taking the maximum away, and overflows."""
+    most = x.amax(dim, keepdim=True)
+    return (x - most).exp().sum(dim).log() + most.squeeze(dim)
 
 
 class Pipeline(nn.Module):
@@ -199,13 +259,24 @@ class FusedBlock(nn.Module):
             visible: `(2 * pairs, 1, 1, n)` bool, the keys that exist; `None` for all.
             rotary: of self-attention, cosines and sines `(2 * pairs, 1, n, head_dim)`.
         """
+        query, key, value = self.project(hidden, rotary)
+        if self.cross:
+            key, value = swap_images(key), swap_images(value)
+        return self.attend(hidden, query, key, value, visible)
+
+    def project(self, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, `(images, heads, n, head_dim)`."""
         projected = self.projections(hidden).chunk(self.count, -1)
         heads = [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in projected]
         query, key, value = heads[0], heads[-2], heads[-1]  # queries and keys are one where they are the same
         if rotary is not None:
             query, key = _rotate_halves(query, *rotary), _rotate_halves(key, *rotary)
-        if self.cross:
-            key, value = swap_images(key), swap_images(value)
+        return query, key, value
+
+    def attend(
+        self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None
+    ) -> Tensor:
+        """What follows of them."""
         message = F.scaled_dot_product_attention(query, key, value, visible, scale=1.0)
         inputs = torch.cat([hidden, message.transpose(1, 2).flatten(2)], -1)
         return hidden + self.fc2(self.activation_fn(self.layer_norm(self.fc1(inputs))))
@@ -226,6 +297,11 @@ def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], -1) * sin
 
 
+def _of_halves(rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    cos, sin = (torch.cat([angles, angles], -1)[:, None] for angles in rotary)
+    return cos, sin
+
+
 class FusedLayer(nn.Module):
     """A transformer layer of the model, in two [`FusedBlock`]s."""
 
@@ -242,8 +318,16 @@ class FusedLayer(nn.Module):
         if mask is not None:
             visible = AttentionMask(keys=mask, queries=mask).visible()
             swapped = swap_images(visible)
-        cos, sin = (torch.cat([angles, angles], -1)[:, None] for angles in rotary)
-        return self.cross_block(self.self_block(hidden, visible, (cos, sin)), swapped), (), ()
+        return self.cross_block(self.self_block(hidden, visible, _of_halves(rotary)), swapped), (), ()
+
+    def of_two(self, hidden: list[Tensor], rotary: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The same of one pair, `(1, n, width)` of each image, whose numbers of points differ."""
+        hidden = [self.self_block(own, None, _of_halves(angles)) for own, angles in zip(hidden, rotary)]
+        first, second = (self.cross_block.project(own) for own in hidden)
+        return [
+            self.cross_block.attend(own, query, *others[1:])
+            for own, (query, *_), others in zip(hidden, (first, second), (second, first))
+        ]
 
 
 @torch.no_grad()
