@@ -3,6 +3,9 @@
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
+# make test-app    run the tests of the browser app, in a headless Chromium if there is one
+# make app    open the browser app; ARGS="--model aliked"
+# make space    write the Hugging Face Space into build/space, and bring spaces/ up to date
 # make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
@@ -29,13 +32,22 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
+.PHONY: demo app space test test-app test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
+app: .venv/.app
+	@$(BIN)/lightglue-hf app $(ARGS)
+
+space:
+	@"$(PYTHON)" spaces/build.py
+
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-app: .venv/.dev-app
+	@$(BIN)/python -m pytest tests/test_app.py tests/test_space.py tests/app -m "" $(ARGS)
 
 test-weights: .venv/.dev
 	@$(BIN)/python -m pytest -m weights $(ARGS)
@@ -76,7 +88,7 @@ style: .venv/.dev
 clean:
 	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build
 
-.venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
+.venv/.demo .venv/.dev .venv/.app .venv/.dev-app: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
 .venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt

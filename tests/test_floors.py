@@ -32,6 +32,7 @@ FLOORS = {
     "export": 7,
     "collection": 7,
     "runtime": 8,
+    "matching": 8,
     "video": 8,
     "app": 9,
     "cli": 10,
