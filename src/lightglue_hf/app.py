@@ -256,7 +256,8 @@ def read_photo(path: str | None, limits: Limits) -> Image.Image:
         if image.mode.startswith(("I", "F")):
             to_pixels(image)  # their values may be out of range
     except Exception as error:  # broken data makes Pillow raise anything
-        raise InputError(f"{name}: {one_line(error).replace(str(path), name)}") from error
+        text = one_line(error).replace(str(path), name)
+        raise InputError(text if name in text else f"{name}: {text}") from error
     return image
 
 
@@ -290,7 +291,7 @@ def overlay(image0: Image.Image, image1: Image.Image, homography: Any) -> tuple[
         return None
     # of determinant 1: what is in front of the camera then has a positive third coordinate
     to_first = np.linalg.inv(homography / np.cbrt(np.linalg.det(homography)))
-    first, second = (torch.from_numpy(_rgb(image)).permute(2, 0, 1).float() for image in (image0, image1))
+    first, second = (torch.tensor(_rgb(image)).permute(2, 0, 1).float() for image in (image0, image1))
     warped, seen = warp_images(second[None], torch.from_numpy(to_first)[None], image0.height, image0.width)
     pixels = torch.where(seen, warped[0], 0.3 * first).round().byte().permute(1, 2, 0).numpy()
     return image0.convert("RGB"), Image.fromarray(pixels)
@@ -339,7 +340,7 @@ def summarize(
 TEXT = """# Match two photos
 Each line joins two points that LightGlue takes for the same: green where it is sure, red where it is not.
 """
-NO_HOMOGRAPHY = "No homography was found."
+BUTTONS = ["download", "fullscreen"]  # of a picture; Gradio's others share it with the world
 HINT = "Click a point of either photo: its match must lie on the line of the same colour in the other."
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto}
@@ -374,24 +375,15 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
         view, points = gr.State(None, time_to_live=FORGET), gr.State([], time_to_live=FORGET)
         gr.Markdown(TEXT)
         with gr.Row():
-            photos = [_photo(gr, label) for label in ("First photo", "Second photo")]
-            with gr.Column():
+            with gr.Column(scale=2, min_width=320):
+                with gr.Row():
+                    photos = [_photo(gr, label) for label in ("First photo", "Second photo")]
+                gr.Examples(_examples(Path(folder.name)), photos, label="Examples", api_visibility="private")
+            with gr.Column(min_width=320):
                 checkpoint = gr.Dropdown(names, value=model, label="Checkpoint", elem_id="checkpoint")
                 licence = gr.Markdown(licence_of(model), elem_id="licence")
+                sliders = [_slider(gr, field, getattr(own, field)) for field in SLIDERS]
                 button = gr.Button("Match", variant="primary", elem_id="match")
-                gr.Examples(_examples(Path(folder.name)), photos, label="Examples", api_visibility="private")
-        with gr.Accordion("Settings", open=True), gr.Row():
-            sliders = [
-                gr.Slider(
-                    *slider[2:4],
-                    value=getattr(own, field),
-                    step=slider.step,
-                    label=slider.label,
-                    info=slider.info,
-                    elem_id=field,
-                )
-                for field, slider in SLIDERS.items()
-            ]
         summary = gr.Markdown(elem_id="summary")
         with gr.Tabs():
             with gr.Tab("Matches"):
@@ -403,19 +395,20 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
                     label="The first photo, and the second one warped onto it by the homography",
                     format="png",
                     interactive=False,
+                    buttons=BUTTONS,
                     elem_id="overlay",
                 )
             with gr.Tab("Epipolar lines"):
                 gr.Markdown(HINT)
-                lines = _picture(gr, "Points, and their lines in the other photo", "epipolar")
+                lines = _picture(gr, "Points, and their lines in the other photo", "epipolar", "jpeg")
         with gr.Row():
             downloads = [
-                gr.DownloadButton(label, interactive=False, elem_id=f"download-{suffix}")
-                for label, suffix in (("Picture", "png"), ("JSON", "json"), ("HDF5", "h5"))
+                gr.DownloadButton(f"Download {label}", interactive=False, elem_id=f"download-{suffix}")
+                for label, suffix in (("picture", "png"), ("JSON", "json"), ("HDF5", "h5"))
             ]
 
         def match(path0: Any, path1: Any, name: str, *values: float, progress: Any = gr.Progress()) -> list[Any]:
-            progress(0.2, "matching, and fetching the checkpoint at its first use")
+            progress(0.1, "matching, with a checkpoint that is fetched at its first use")
             if name not in names:
                 raise InputError(f"no checkpoint is called {name!r}")
             found = match_photos_at((path0, path1), name, Settings(*values), models, limits)
@@ -436,7 +429,14 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
         one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         shown = [summary, matches, pruning, warped, lines, view, points, *downloads]
         button.click(_readably(gr, match), [*photos, checkpoint, *sliders], shown, **one_at_a_time)
-        lines.select(_readably(gr, click), [view, points], [lines, points], show_progress="hidden", api_visibility="private")
+        lines.select(
+            _readably(gr, click),
+            [view, points],
+            [lines, points],
+            show_progress="hidden",
+            trigger_mode="multiple",
+            api_visibility="private",
+        )
         checkpoint.change(
             _readably(gr, lambda name: [licence_of(name), *settings_of(name)]),
             [checkpoint],
@@ -472,6 +472,7 @@ def _photo(gr: Any, label: str) -> Any:
         image_mode=None,  # the file as it is
         sources=["upload", "clipboard", "webcam"],
         height=300,
+        buttons=BUTTONS[1:],
         elem_classes="photo",
     )
     preprocess = photo.preprocess
@@ -487,8 +488,14 @@ def _photo(gr: Any, label: str) -> Any:
     return photo
 
 
-def _picture(gr: Any, label: str, name: str) -> Any:
-    return gr.Image(label=label, format="png", interactive=False, elem_id=name)
+def _picture(gr: Any, label: str, name: str, format: str = "png") -> Any:
+    return gr.Image(label=label, format=format, interactive=False, buttons=BUTTONS, elem_id=name)
+
+
+def _slider(gr: Any, field: str, value: float) -> Any:
+    slider = SLIDERS[field]
+    names = {"label": slider.label, "info": slider.info, "elem_id": field}
+    return gr.Slider(slider.minimum, slider.maximum, value, step=slider.step, **names)
 
 
 def _examples(folder: Path) -> list[list[str]]:

@@ -61,7 +61,7 @@ def address(loading, tmp_path_factory):
         limits = app.Limits(megabytes=1, megapixels=1, waiting=4)
         page = app.build(loading, limits=limits)
         yield app.serve(page, port=None, limits=limits)
-        page.close()
+        page.close(verbose=False)
 
 
 @pytest.fixture(scope="session")
@@ -114,13 +114,12 @@ def photos(tmp_path_factory):
     return pairs
 
 
+SUMMARY = "[...document.querySelectorAll('#summary li')].map(line => line.innerText).join('\\n')"
+
+
 @contextmanager
 def waiting_for_result(page):
-    """Waits until the summary is another one than before the block."""
-    before = page.locator("#summary").inner_text()
+    """Waits until the summary is another one than before the block: no two take the same time."""
+    before = page.evaluate(SUMMARY)
     yield
-    page.wait_for_function(
-        "before => { const now = document.querySelector('#summary').innerText; return now && now !== before }",
-        arg=before,
-        timeout=PATIENCE,
-    )
+    page.wait_for_function(f"before => {{ const now = {SUMMARY}; return now && now !== before }}", arg=before)

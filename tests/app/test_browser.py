@@ -68,7 +68,7 @@ def test_two_photos_give_pictures_counts_and_files(visit, photos, tmp_path):
     page = visit()
     choose(page, photos["small"])
     text = match(page)
-    count = int(re.search(r"(\d+) matches, stopped after layer \d+ of 9", text)[1])
+    count = int(re.search(r"(\d+) matches, stopped after layer \d+ of 4", text)[1])
     assert count > 20
     assert "more than chance would give" in text
     for word in ("inliers of a homography", "keypoints", "reading", "matching", "geometry", "drawing"):
@@ -102,10 +102,10 @@ def test_every_slider_does_what_it_says(visit, photos, tmp_path):
     assert {field: few[field] for field in app.SLIDERS} == app.Settings(256, 384, 0.3, 1, 0.9)._asdict()
     assert len(few["all_keypoints0"]) <= 256
     assert min(few["matching_scores"]) > 0.3
-    assert "stopped after layer 9 of 9" in text, "a confidence of 1 never stops"
+    assert "stopped after layer 9 of 4" in text, "a confidence of 1 never stops"
     move(page, "width_confidence", 1)
     move(page, "depth_confidence", 0.05)
-    assert "stopped after layer 1 of 9" in match(page)
+    assert "stopped after layer 1 of 4" in match(page)
     move(page, "max_keypoints", 64)
     assert "64 keypoints" in match(page)
 

@@ -46,4 +46,4 @@ def run(args: argparse.Namespace) -> None:
             log(args, f"everybody who can reach {args.host} can use it")
         threading.Event().wait()
     finally:
-        page.close()
+        page.close(verbose=False)
