@@ -37,8 +37,8 @@ endef
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
-app: .venv/.app
-	@$(BIN)/lightglue-hf app $(ARGS)
+app: .venv-transformers5/.app
+	@$(BIN5)/lightglue-hf app $(ARGS)
 
 space:
 	@"$(PYTHON)" spaces/build.py
@@ -46,8 +46,8 @@ space:
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-app: .venv/.dev-app
-	@$(BIN)/python -m pytest tests/test_app.py tests/test_space.py tests/app -m "" $(ARGS)
+test-app: .venv-transformers5/.dev-app
+	@$(BIN5)/python -m pytest tests/test_app.py tests/test_space.py tests/app -m "" $(ARGS)
 
 test-weights: .venv/.dev
 	@$(BIN)/python -m pytest -m weights $(ARGS)
@@ -88,11 +88,11 @@ style: .venv/.dev
 clean:
 	rm -rf .venv .venv-transformers5 .venv-export .venv-export5 dist demo.png benchmark-results build
 
-.venv/.demo .venv/.dev .venv/.app .venv/.dev-app: .venv/.%: pyproject.toml constraints.txt
+.venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
-.venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
-	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
+.venv-transformers5/.dev-torchao .venv-transformers5/.app .venv-transformers5/.dev-app: .venv-transformers5/.%: pyproject.toml constraints-transformers5.txt
+	$(call install,.venv-transformers5,constraints-transformers5.txt,$*)
 
 .venv-export/.dev-export .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))

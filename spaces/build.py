@@ -1,10 +1,10 @@
-"""Builds the Hugging Face Space into build/space: README.md with its front matter, requirements.txt, app.py, the package.
+"""Builds the Hugging Face Space into build/space: front matter, requirements.txt, app.py and the package.
 
     make space
     hf upload YOU/lightglue build/space --repo-type space
 
-What Gradio's version and the requirements are follows from constraints.txt and pyproject.toml: this writes them into the
-files here, which are the Space's but for the package.
+The version of Gradio is that of constraints-transformers5.txt, and the requirements are those of pyproject.toml: this
+writes them into the files here, which are the Space's but for the package.
 """
 
 import re
@@ -25,7 +25,9 @@ CPU = "--extra-index-url https://download.pytorch.org/whl/cpu"
 
 def readme() -> str:
     """The Space's card, with the version of Gradio that is tested."""
-    (version,) = re.findall(r"^gradio==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    (version,) = re.findall(
+        r"^gradio==(\S+)", (ROOT / "constraints-transformers5.txt").read_text(), flags=re.MULTILINE
+    )
     return re.sub(r"(?m)^sdk_version: .*$", f"sdk_version: {version}", (HERE / "README.md").read_text())
 
 

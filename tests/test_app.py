@@ -1,5 +1,6 @@
 """What the app does apart from its page, which app/test_browser.py looks at."""
 
+import itertools
 import json
 import sys
 import threading
@@ -90,7 +91,9 @@ def test_the_geometry_moves_with_the_photos_to_the_size_they_are_shown_at():
     np.testing.assert_allclose(found[:2] / found[2], expected, atol=1e-6)
     line, in_view = fundamental @ point, view.fundamental @ [*shown(point, 0), 1]
     x, y = 100.0, -(line[0] * 100 + line[2]) / line[1]
-    np.testing.assert_allclose(in_view @ [*shown(np.array([x, y, 1]), 1), 1] / np.linalg.norm(in_view[:2]), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        in_view @ [*shown(np.array([x, y, 1]), 1), 1] / np.linalg.norm(in_view[:2]), 0, atol=1e-6
+    )
 
 
 def test_a_click_is_on_either_photo_or_beside_them():
@@ -153,7 +156,7 @@ def test_one_model_is_kept_for_one_user_at_a_time():
     for thread in threads:
         thread.join()
     assert inside == []
-    assert all(before != after for before, after in zip(loaded, loaded[1:])), "the one that is there is used again"
+    assert all(before != after for before, after in itertools.pairwise(loaded)), "the one that is there is used again"
     with pytest.raises(OSError, match="cannot be had"):
         work("broken")
     assert models.loaded is None
@@ -182,7 +185,7 @@ def test_sliders_begin_at_what_the_checkpoint_says(tmp_path, monkeypatch):
     mine = app.settings_of(str(tmp_path / "mine"))
     assert mine.threshold == 0.2
     assert mine.width_confidence == 1
-    assert app.SLIDERS["max_keypoints"].minimum <= mine.max_keypoints <= app.SLIDERS["max_keypoints"].maximum
+    assert mine.max_keypoints == app.Settings().max_keypoints, "as many as there are is too many"
 
 
 def test_settings_reach_the_model():
@@ -231,7 +234,7 @@ def test_the_app_finds_what_the_command_finds(tmp_path, capsys):
     assert found.pruning.width == found.matches.width
     assert app.overlay(*found.view.images, found.view.homography) is not None
     fewer = app.match_photos_at(paths, "tiny", app.Settings(128, 400, 0.2, 1, 1), models)
-    assert "stopped after layer 9 of 4" in fewer.summary
+    assert "stopped after layer 4 of 4" in fewer.summary
     written = app.write(fewer, tmp_path)
     assert [path.name for path in written] == ["matches.png", "matches.json", "matches.h5"]
     assert json.loads(written[1].read_text())["max_keypoints"] == 128

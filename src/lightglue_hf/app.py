@@ -68,6 +68,9 @@ class Limits(NamedTuple):
     waiting: int = 16
 
 
+LIMITS = Limits()
+
+
 class Settings(NamedTuple):
     """What the sliders set. 1 turns stopping and pruning off."""
 
@@ -125,23 +128,25 @@ def matchers() -> list[str]:
 
 def settings_of(name: str) -> Settings:
     """What a checkpoint says, in the range of the sliders; of one that is not here yet, what it will say."""
-    settings = Settings()._asdict()
     directory = directory_of(name)
+    own: dict[str, Any] = {}
     if (directory / "config.json").is_file():
         own = json_object(directory / "config.json")
-        detector, processor = own.get("keypoint_detector_config") or {}, directory / "preprocessor_config.json"
-        own["max_keypoints"] = min(settings["max_keypoints"], detector.get("max_keypoints") or settings["max_keypoints"])
-        if processor.is_file():
-            own["longest_edge"] = json_object(processor).get("longest_edge") or settings["longest_edge"]
+        own["max_keypoints"] = (own.get("keypoint_detector_config") or {}).get("max_keypoints")
+        if (directory / "preprocessor_config.json").is_file():
+            own["longest_edge"] = json_object(directory / "preprocessor_config.json").get("longest_edge")
     elif name in CHECKPOINTS and PUBLISHED[CHECKPOINTS[name].matcher or ""].trained_on == "XFeat":
         own = dict(LIGHTERGLUE_SETTINGS)
-    else:
-        own = {}
-    own["threshold"] = own.get("filter_threshold", settings["threshold"])
-    for field, slider in SLIDERS.items():
-        value = own.get(field, settings[field])
-        value = 1 if field.endswith("confidence") and value <= 0 else value
-        settings[field] = min(max(value, slider.minimum), slider.maximum)
+    own["threshold"] = own.get("filter_threshold")
+    settings: dict[str, Any] = {}
+    for field, default in Settings()._asdict().items():
+        value = own.get(field)
+        if value is None or (value <= 0 and field == "max_keypoints"):  # as many as there are
+            value = default
+        elif value <= 0 and field.endswith("confidence"):
+            value = 1
+        settings[field] = min(max(value, SLIDERS[field].minimum), SLIDERS[field].maximum)
+    settings["max_keypoints"] = min(settings["max_keypoints"], Settings().max_keypoints)
     return Settings(**settings)
 
 
@@ -200,7 +205,7 @@ class Found(NamedTuple):
 
 
 def match_photos_at(
-    paths: Sequence[str | None], name: str, settings: Settings, models: OneModel, limits: Limits = Limits()
+    paths: Sequence[str | None], name: str, settings: Settings, models: OneModel, limits: Limits = LIMITS
 ) -> Found:
     """Match two photos.
 
@@ -226,12 +231,13 @@ def match_photos_at(
     start = time.perf_counter()
     geometry = find_geometry(matches, images)
     times["geometry"], start = time.perf_counter() - start, time.perf_counter()
-    matched, scores = matches.prediction.matched, matches.prediction.matching_scores
-    drawn = draw_matches(*images, *matched, scores, max_width=WIDTH)
+    left, right = images
+    points0, points1 = matches.prediction.matched
+    drawn = draw_matches(left, right, points0, points1, matches.prediction.matching_scores, max_width=WIDTH)
     pruning = None
     if matches.prune is not None:
-        points = matches.prediction[:2]
-        pruning = draw_pruning(*images, *points, *matches.prune, matches.layers, max_width=WIDTH)
+        all0, all1 = matches.prediction[:2]
+        pruning = draw_pruning(left, right, all0, all1, *matches.prune, matches.layers, max_width=WIDTH)
     view = to_view(images, geometry)
     times["drawing"] = time.perf_counter() - start
     names = [Path(path or "").name for path in paths]
@@ -312,9 +318,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def summarize(
-    images: Sequence[Image.Image], matches: Matches, geometry: Geometry, times: dict[str, float]
-) -> str:
+def summarize(images: Sequence[Image.Image], matches: Matches, geometry: Geometry, times: dict[str, float]) -> str:
     """Markdown: counts, inliers, the layer, and the time of each part."""
     verdict = describe(geometry.verdict)
     points = matches.prediction[:2]
@@ -345,6 +349,7 @@ HINT = "Click a point of either photo: its match must lie on the line of the sam
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto}
 .photo img {object-fit: contain}
+@media (max-width: 500px) {.tab-container button {padding: 8px 5px !important; font-size: 14px}}
 """
 
 
@@ -354,7 +359,7 @@ def gradio() -> Any:
     return import_optional("gradio", "app")
 
 
-def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: Limits = Limits()) -> Any:
+def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: Limits = LIMITS) -> Any:
     """The page, as Gradio's Blocks.
 
     Args:
@@ -367,6 +372,7 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
     """
     gr = gradio()
     models = OneModel(load)
+    reporter = gr.Progress()
     folder = tempfile.TemporaryDirectory(prefix="lightglue-hf-")
     names = list(dict.fromkeys([*matchers(), model]))
     own = settings_of(model)
@@ -407,7 +413,7 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
                 for label, suffix in (("picture", "png"), ("JSON", "json"), ("HDF5", "h5"))
             ]
 
-        def match(path0: Any, path1: Any, name: str, *values: float, progress: Any = gr.Progress()) -> list[Any]:
+        def match(path0: Any, path1: Any, name: str, *values: Any, progress: Any = reporter) -> list[Any]:
             progress(0.1, "matching, with a checkpoint that is fetched at its first use")
             if name not in names:
                 raise InputError(f"no checkpoint is called {name!r}")
@@ -540,7 +546,8 @@ def _error(gr: Any, text: str) -> Exception:
 
 # the page brings all that it needs, and its browser asks nobody else
 POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 
 
@@ -559,7 +566,7 @@ class SelfContained:
         await self.app(scope, receive, with_policy)
 
 
-def serve(page: Any, host: str = "127.0.0.1", port: int | None = 7860, limits: Limits = Limits()) -> str:
+def serve(page: Any, host: str = "127.0.0.1", port: int | None = 7860, limits: Limits = LIMITS) -> str:
     """Open the page, in threads of its own, and return its address; `page.close()` ends it.
 
     Args:

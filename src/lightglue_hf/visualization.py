@@ -312,13 +312,14 @@ def draw_epipolar_lines(
         RGB image of the size of that of `draw_matches`.
     """
     images = [_to_rgb(image) for image in (image0, image1)]
-    canvas, *places = _side_by_side(*images, max_width)
+    canvas, *places = _side_by_side(images[0], images[1], max_width)
     to_other = np.asarray(fundamental, dtype=float)
     with _finely(canvas) as pen:
         for (view, x, y), color in zip(points, itertools.cycle(LINE_COLORS)):
             line = epipolar_line(to_other.T if view else to_other, (x, y), images[1 - view].shape[:2])
             if line is not None:
-                pen.line(*places[1 - view](line), (*color, 255), width=2.5)
+                start, end = places[1 - view](line)
+                pen.line(start, end, (*color, 255), width=2.5)
             pen.dot(places[view](np.array([x, y])), color, radius=5)
     return canvas
 
@@ -341,9 +342,7 @@ def epipolar_line(fundamental: Any, point: Any, image_size: tuple[int, int]) -> 
     crossings = [(x, -(a * x + c) / b) for x in (left, right) if b]
     crossings += [(-(b * y + c) / a, y) for y in (top, bottom) if a]
     inside = [
-        (x, y)
-        for x, y in crossings
-        if left - slack <= x <= right + slack and top - slack <= y <= bottom + slack
+        (x, y) for x, y in crossings if left - slack <= x <= right + slack and top - slack <= y <= bottom + slack
     ]
     on_border = np.array(inside).reshape(-1, 2)
     if len(on_border) < 2:
@@ -355,7 +354,9 @@ def epipolar_line(fundamental: Any, point: Any, image_size: tuple[int, int]) -> 
 def _side_by_side(image0: Any, image1: Any, max_width: int | None) -> tuple[Image.Image, Place, Place]:
     """Two images beside each other on black, see `draw_matches`, and where points `(..., 2)` of each come to lie."""
     images = [Image.fromarray(_to_rgb(image)) for image in (image0, image1)]
-    sizes = [image.size for image in images] if max_width is None else one_height(*(i.size for i in images), max_width)
+    sizes = [image.size for image in images]
+    if max_width is not None:
+        sizes = one_height(sizes[0], sizes[1], max_width)
     canvas = Image.new("RGB", (sizes[0][0] + sizes[1][0], max(sizes[0][1], sizes[1][1])))
     places = []
     for image, size, left in zip(images, sizes, (0, sizes[0][0])):

@@ -58,7 +58,7 @@ def address(loading, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         patch.setenv("no_proxy", "127.0.0.1,localhost")
-        limits = app.Limits(megabytes=1, megapixels=1, waiting=4)
+        limits = app.Limits(megabytes=1, megapixels=3, waiting=4)
         page = app.build(loading, limits=limits)
         yield app.serve(page, port=None, limits=limits)
         page.close(verbose=False)
@@ -122,4 +122,8 @@ def waiting_for_result(page):
     """Waits until the summary is another one than before the block: no two take the same time."""
     before = page.evaluate(SUMMARY)
     yield
-    page.wait_for_function(f"before => {{ const now = {SUMMARY}; return now && now !== before }}", arg=before)
+    page.wait_for_function(
+    failed = "document.querySelector('.toast-body.error')"
+    page.wait_for_function(f"before => {failed} || ({SUMMARY} && {SUMMARY} !== before)", arg=before)
+        arg=before,
+    )
