@@ -122,8 +122,5 @@ def waiting_for_result(page):
     """Waits until the summary is another one than before the block: no two take the same time."""
     before = page.evaluate(SUMMARY)
     yield
-    page.wait_for_function(
     failed = "document.querySelector('.toast-body.error')"
     page.wait_for_function(f"before => {failed} || ({SUMMARY} && {SUMMARY} !== before)", arg=before)
-        arg=before,
-    )
