@@ -398,7 +398,7 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
                 pruning = _picture(gr, "Keypoints, by the layer that pruned them", "pruning")
             with gr.Tab("Overlay"):
                 warped = gr.ImageSlider(
-                    label="The first photo, and the second one warped onto it by the homography",
+                    label="First photo, and second photo warped",
                     format="png",
                     interactive=False,
                     buttons=BUTTONS,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 READERS = (
-    *("configuration_", "detectors.configuration_", "loading", "images", "utils"),
+    *("configuration_", "detectors.configuration_", "image_processing_", "loading", "images", "utils"),
     *("convert", "data", "training", "export", "runtime"),
 )
 """Modules of this package whose own ValueErrors say what is wrong with a file, an option or a checkpoint."""
