@@ -3,6 +3,7 @@
 # make test-weights    run those that need published weights, which are fetched (some 250 MB)
 # make test-export    run the tests of the exported graphs with ONNX Runtime, OpenVINO and Optimum
 # make test-export5    the same with transformers 5.5 and its Optimum
+# make test-notebooks    run the notebooks; `make notebooks` also keeps what they show
 # make test-app    run the tests of the browser app, in a headless Chromium if there is one
 # make app    open the browser app; ARGS="--model aliked"
 # make space    write the Hugging Face Space into build/space, and bring spaces/ up to date
@@ -20,6 +21,9 @@ BIN5 = .venv-transformers5/bin
 BIN_EXPORT = .venv-export/bin
 BIN_EXPORT5 = .venv-export5/bin
 PLUGIN = --editable ./optimum-plugin
+# Tests run in as many processes as there are cores, four at most, of one thread each; PARALLEL= for one process.
+PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(1)/python -m pytest
 EXPORT_TESTS = tests/export tests/runtime tests/test_benchmarks.py tests/test_registration.py
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
@@ -32,7 +36,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo app space test test-app test-weights test-transformers5 test-export test-export5 fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
+.PHONY: demo app space test test-app test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz benchmark benchmark-export pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -44,25 +48,31 @@ space:
 	@"$(PYTHON)" spaces/build.py
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN)) $(PARALLEL) $(ARGS)
 
 test-app: .venv-transformers5/.dev-app
-	@$(BIN5)/python -m pytest tests/test_app.py tests/test_space.py tests/app -m "" $(ARGS)
+	@$(call PYTEST,$(BIN5)) tests/test_app.py tests/test_space.py tests/app -m "" $(ARGS)
 
 test-weights: .venv/.dev
-	@$(BIN)/python -m pytest -m weights $(ARGS)
+	@$(call PYTEST,$(BIN)) -m weights $(ARGS)
 
 test-transformers5: .venv-transformers5/.dev-torchao
-	@$(BIN5)/python -m pytest $(ARGS)
+	@$(call PYTEST,$(BIN5)) $(PARALLEL) $(ARGS)
 
 test-export: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
 test-export5: .venv-export5/.dev-export
-	@$(BIN_EXPORT5)/python -m pytest $(EXPORT_TESTS) $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT5)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
+
+test-notebooks: .venv-export/.dev-notebooks
+	@$(BIN_EXPORT)/python -m pytest tests/test_notebooks.py -m notebooks $(ARGS)
+
+notebooks: .venv-export/.dev-notebooks
+	@$(BIN_EXPORT)/python -m tests.run_notebooks
 
 fuzz: .venv-export/.dev-export
-	@$(BIN_EXPORT)/python -m pytest tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) tests/fuzz -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=0 $(ARGS)
 
 benchmark: .venv-export/.benchmark
 	@$(BIN_EXPORT)/python -m benchmarks $(ARGS)
@@ -94,7 +104,7 @@ clean:
 .venv-transformers5/.dev-torchao .venv-transformers5/.app .venv-transformers5/.dev-app: .venv-transformers5/.%: pyproject.toml constraints-transformers5.txt
 	$(call install,.venv-transformers5,constraints-transformers5.txt,$*)
 
-.venv-export/.dev-export .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
+.venv-export/.dev-export .venv-export/.dev-notebooks .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))
 
 # Optimum Intel 2.2 brings a torchvision, and one that was built for another torch takes transformers down: it goes.

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     quiet()
     started = time.perf_counter()
     rates = {name: measured_rates(DTYPES[name], "cpu") for name in ("float32", "bfloat16")}
-    pace = Pace(seconds=1, fewest=1, most=3) if options.quick else Pace(seconds=12, fewest=2)
+    pace = Pace(seconds=1, fewest=1, most=3) if options.quick else Pace(seconds=6, fewest=2)
     with tempfile.TemporaryDirectory() as scratch:
         rows = run(Workbench(QUICK if options.quick else Plan(), Path(scratch)), keys, pace, rates)
     minutes = (time.perf_counter() - started) / 60

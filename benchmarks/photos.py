@@ -45,7 +45,7 @@ def pairs_of_images(images: int) -> list[tuple[int, int]]:
     return list(combinations(range(images), 2))
 
 
-def sampled_pairs(images: int, same: int = 2, different: int = 6) -> list[tuple[float, list[tuple[int, int]]]]:
+def sampled_pairs(images: int, same: int = 2, different: int = 4) -> list[tuple[float, list[tuple[int, int]]]]:
     """How many pairs each of these stands for: some of one scene, which overlap, and some of different ones."""
     everything = pairs_of_images(images)
     sampled = []

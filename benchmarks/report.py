@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .contestants import KORNIA, ONNXRUNTIME, OPENVINO, PUBLISHED, PYTORCH, TRANSFORMERS
+from .contestants import KORNIA, ONNXRUNTIME, OPENVINO, PLAIN, PUBLISHED, PYTORCH, TRANSFORMERS
 from .limits import Work
 from .measure import Goal, Row
 from .tables import NAMES, TABLES
@@ -160,6 +160,7 @@ def write_docs(file: Path, text: str) -> None:
 
 MARKERS = {PYTORCH: "o", OPENVINO: "s", ONNXRUNTIME: "D", KORNIA: "^", PUBLISHED: "v", TRANSFORMERS: "*"}
 """Of the engines; the filled ones are ours."""
+OUR_ENGINES = (PYTORCH, OPENVINO, ONNXRUNTIME)
 PRECISIONS = {"float32": "32", "bfloat16": "16", "int8": "8"}
 
 
@@ -182,7 +183,7 @@ def picture(rows: list[Row], file: Path) -> bool:
         if row in stock:
             continue
         engine, *details = row.contestant.split(", ")
-        colour, own = colours[row.setting], engine in (PYTORCH, OPENVINO, ONNXRUNTIME) and "plain graph" not in details
+        colour, own = colours[row.setting], is_ours(row)
         x, y = 1e3 * row.figures["seconds"], row.figures["correct"]
         face = colour if own else "none"
         axes.plot(x, y, MARKERS[engine], color=colour, markerfacecolor=face, markersize=8, alpha=0.8)
@@ -212,16 +213,27 @@ def picture(rows: list[Row], file: Path) -> bool:
     axes.set_ylabel("correct matches of a stereo pair")
     axes.grid(alpha=0.3)
     used = dict.fromkeys(row.setting for row in points)
-    engines = dict.fromkeys(row.contestant.split(", ")[0] for row in points if row not in stock)
+    kinds = dict.fromkeys((row.contestant.split(", ")[0], is_ours(row)) for row in points if row not in stock)
     handles = [Line2D([], [], color=colours[name], marker="o", linestyle="", label=name) for name in used]
     handles += [
-        Line2D([], [], color="grey", marker=MARKERS[engine], linestyle="", label=engine, markerfacecolor=face)
-        for engine in engines
-        for face in ["grey" if engine in (PYTORCH, OPENVINO, ONNXRUNTIME) else "none"]
+        Line2D(
+            *([], []),
+            color="grey",
+            marker=MARKERS[engine],
+            linestyle="",
+            label=f"{engine}, plain graph" if engine in OUR_ENGINES and not own else engine,
+            markerfacecolor="grey" if own else "none",
+        )
+        for engine, own in kinds
     ]
     figure.legend(handles=handles, fontsize=8, loc="outside right upper", title="32, 16, 8: bits", title_fontsize=8)
     figure.savefig(file, dpi=120)
     return True
+
+
+def is_ours(row: Row) -> bool:
+    engine, *details = row.contestant.split(", ")
+    return engine in OUR_ENGINES and PLAIN not in details
 
 
 def within(value: float, limits: tuple[float, float]) -> bool:

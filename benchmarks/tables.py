@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ X_TRANSFORMERS, X_PUBLISHED, X_KORNIA, X_PLAIN, X_ONE = (
 )
 X_WITHOUT = "times without"
 WITHOUT, WITH = "without rejection", "early rejection"
-REJECTION = {"xfeat": 0.02, "aliked": 0.05, "superpoint": 0.04}  # as docs/checkpoints.md recommends
+REJECTION = {"xfeat": 0.02, "superpoint": 0.04}  # as docs/checkpoints.md recommends
 ONE_BY_ONE, TOGETHER = "one at a time", "together"
 
 
@@ -98,7 +98,7 @@ class Plan:
     checkpoints: tuple[str, ...] = ("xfeat", "aliked", "disk", "superpoint", "tiny")
     detectors: tuple[str, ...] = ("superpoint", "aliked", "aliked-t16", "disk", "xfeat")
     keypoints: int = 1024
-    scenes: int = 5
+    scenes: int = 4
     judged: int = 10
     photos: int = 20
     batch: int = 16
@@ -170,8 +170,6 @@ def ours(*precisions: str, engines: tuple[str, ...] = (PYTORCH, OPENVINO)) -> li
 # ---------------------------------------------------------------------------------------------------------------------
 # Pairs
 
-CALIBRATED = ("xfeat", "aliked", "superpoint")
-"""Those that are also measured in int8, for which calibration takes half a minute each."""
 PAIR_CONTESTANTS = {
     "xfeat": [Contestant(PUBLISHED)],
     "aliked": [Contestant(PUBLISHED), Contestant(KORNIA)],
@@ -179,7 +177,6 @@ PAIR_CONTESTANTS = {
     "superpoint": [
         Contestant(PUBLISHED),
         Contestant(KORNIA),
-        Contestant(ONNXRUNTIME),
         Contestant(OPENVINO, form=PLAIN),
         Contestant(ONNXRUNTIME, form=PLAIN),
     ],
@@ -188,13 +185,12 @@ PAIR_CONTESTANTS = {
 
 
 def pairs(bench: Workbench) -> Iterator[Case]:
+    stock = pair_entry(bench, "superpoint", STOCK)
+    stock = replace(stock, name=f"{TRANSFORMERS}, {NAMES['superpoint']}", load=cache(stock.load))
     for checkpoint in bench.plan.checkpoints:
         contestants = [*PAIR_CONTESTANTS.get(checkpoint, []), *ours("float32", BF16)]
-        contestants += [Contestant(OPENVINO, INT8, ALL_LAYERS)] if checkpoint in CALIBRATED else []
-        entries = [replace(pair_entry(bench, "superpoint", STOCK), name=f"{TRANSFORMERS}, {NAMES['superpoint']}")]
-        entries += [pair_entry(bench, checkpoint, contestant) for contestant in contestants]
-        baselines = {X_TRANSFORMERS: entries[0].name, X_PUBLISHED: PUBLISHED}
-        yield Case("pairs", named(checkpoint), entries, baselines)
+        entries = [stock, *(pair_entry(bench, checkpoint, contestant) for contestant in contestants)]
+        yield Case("pairs", named(checkpoint), entries, {X_TRANSFORMERS: stock.name, X_PUBLISHED: PUBLISHED})
 
 
 def pair_entry(bench: Workbench, checkpoint: str, contestant: Contestant) -> Entry:
@@ -207,7 +203,7 @@ def pair_entry(bench: Workbench, checkpoint: str, contestant: Contestant) -> Ent
         def match(i: int) -> Matched:
             return implementation.matched(implementation.match(pixels[i : i + 1]))[0]
 
-        return Loaded([(1, lambda: implementation.match(pixels[:1]))], lambda: bench.judged(match))
+        return Loaded([(1, lambda: implementation.match(pixels[:1]))], cache(lambda: bench.judged(match)))
 
     def counted() -> Callable[[], Any]:
         return partial(our_model(task), bench.pixels(checkpoint, 1))
@@ -226,19 +222,12 @@ def pair_entry(bench: Workbench, checkpoint: str, contestant: Contestant) -> Ent
 # ---------------------------------------------------------------------------------------------------------------------
 # Detectors
 
-COMPILED = ("aliked",)
-"""Those that torch.compile is tried on, which takes about a minute each."""
-
 
 def detectors(bench: Workbench) -> Iterator[Case]:
     for checkpoint in bench.plan.detectors:
         others = [Contestant(engine) for engine in published.DETECTORS[checkpoint]]
         others += [STOCK] if checkpoint == "superpoint" else []
-        compiled = [Contestant(PYTORCH, compiled=True)] if checkpoint in COMPILED else []
-        entries = [
-            detector_entry(bench, checkpoint, contestant)
-            for contestant in (*others, *compiled, *ours("float32", BF16))
-        ]
+        entries = [detector_entry(bench, checkpoint, contestant) for contestant in (*others, *ours("float32", BF16))]
         baselines = {X_PUBLISHED: PUBLISHED, X_KORNIA: KORNIA, X_TRANSFORMERS: TRANSFORMERS}
         yield Case("detectors", named(checkpoint).split(" + ")[0], entries, baselines)
 
@@ -372,7 +361,7 @@ def collection(bench: Workbench) -> Iterator[Case]:
 
     entries = [Entry(baseline, transformers, missing=STOCK.missing())]
     for checkpoint in of_plan(bench, "xfeat", "superpoint"):
-        for contestant in ours("float32", BF16):
+        for contestant in (Contestant(PYTORCH), *ours("float32", BF16, engines=(OPENVINO,))):
             entries.append(
                 Entry(
                     f"{named(checkpoint)}, {contestant.name}",
@@ -414,20 +403,22 @@ def features_once(bench: Workbench, checkpoint: str, contestant: Contestant, sam
 
 def overlap(bench: Workbench) -> Iterator[Case]:
     """The matcher alone on pairs of different scenes, and what is kept of the pairs of one scene."""
-    for checkpoint in of_plan(bench, *REJECTION):
-        for contestant in ours("float32"):
-            entries = [
-                Entry(
-                    name,
-                    partial(without_overlap, bench, checkpoint, contestant, settings),
-                    pairs=bench.plan.judged - 1,
-                    kept_of=WITHOUT,
-                    goals=GOALS.get(("overlap", "", name), ()),
-                    missing=contestant.missing(),
-                )
-                for name, settings in ((WITHOUT, {}), (WITH, {"rejection_threshold": REJECTION[checkpoint]}))
-            ]
-            yield Case("overlap", f"{named(checkpoint)}, {contestant.name}", entries, {X_WITHOUT: WITHOUT})
+    for checkpoint, engine in (("xfeat", PYTORCH), ("xfeat", OPENVINO), ("superpoint", PYTORCH)):
+        if checkpoint not in bench.plan.checkpoints:
+            continue
+        contestant = Contestant(engine)
+        entries = [
+            Entry(
+                name,
+                partial(without_overlap, bench, checkpoint, contestant, settings),
+                pairs=bench.plan.judged - 1,
+                kept_of=WITHOUT,
+                goals=GOALS.get(("overlap", "", name), ()),
+                missing=contestant.missing(),
+            )
+            for name, settings in ((WITHOUT, {}), (WITH, {"rejection_threshold": REJECTION[checkpoint]}))
+        ]
+        yield Case("overlap", f"{named(checkpoint)}, {contestant.name}", entries, {X_WITHOUT: WITHOUT})
 
 
 def without_overlap(bench: Workbench, checkpoint: str, contestant: Contestant, settings: dict[str, Any]) -> Loaded:
@@ -485,36 +476,35 @@ def only_judged(bench: Workbench, checkpoint: str, contestant: Contestant) -> Lo
 def batches(bench: Workbench) -> Iterator[Case]:
     """The same pairs one at a time and together; and what stopping early saves of the matcher's time."""
     count, keypoints = bench.plan.batch, bench.plan.batch_keypoints
+    ours = Contestant(PYTORCH)
     for checkpoint in of_plan(bench, "superpoint", "xfeat"):
-        for contestant in ours("float32", BF16, engines=(PYTORCH,)):
-            entries = [
-                Entry(
-                    name,
-                    partial(in_batches, bench, checkpoint, contestant, size),
-                    pairs=count,
-                    goals=GOALS.get(("batches", "", name), ()),
-                )
-                for name, size in ((ONE_BY_ONE, 1), (TOGETHER, count))
-            ]
-            setting = f"{named(checkpoint)}, {contestant.name}: {count} pairs of {keypoints} keypoints"
-            yield Case("batches", setting, entries, {X_ONE: ONE_BY_ONE})
-    if "superpoint" not in bench.plan.checkpoints:
-        return
-    for contestant in ours("float32", BF16, engines=(PYTORCH,)):
         entries = [
             Entry(
-                form,
-                partial(batch_matcher, bench, replace(contestant, form=form)),
+                name,
+                partial(in_batches, bench, checkpoint, ours, size),
                 pairs=count,
-                work=bench.work(("batch", form), partial(counted_batch, bench, form)),
-                dtype=contestant.precision,
-                goals=GOALS.get(("batches", "matcher", form), ()),
+                goals=GOALS.get(("batches", "", name), ()),
             )
-            for form in (ALL_LAYERS, ADAPTIVE)
+            for name, size in ((ONE_BY_ONE, 1), (TOGETHER, count))
         ]
-        promised = 1 - bench.counted["batch", ADAPTIVE].total() / bench.counted["batch", ALL_LAYERS].total()
-        setting = f"{NAMES['superpoint']}'s matcher alone, {contestant.name}: {count} pairs of {keypoints} keypoints"
-        yield Case("batches", setting, entries, {}, partial(share_saved, promised))
+        setting = f"{named(checkpoint)}, {ours.name}: {count} pairs of {keypoints} keypoints"
+        yield Case("batches", setting, entries, {X_ONE: ONE_BY_ONE})
+    if "superpoint" not in bench.plan.checkpoints:
+        return
+    entries = [
+        Entry(
+            form,
+            partial(batch_matcher, bench, replace(ours, form=form)),
+            pairs=count,
+            work=bench.work(("batch", form), partial(counted_batch, bench, form)),
+            dtype=ours.precision,
+            goals=GOALS.get(("batches", "matcher", form), ()),
+        )
+        for form in (ALL_LAYERS, ADAPTIVE)
+    ]
+    promised = 1 - bench.counted["batch", ADAPTIVE].total() / bench.counted["batch", ALL_LAYERS].total()
+    setting = f"{NAMES['superpoint']}'s matcher alone, {ours.name}: {count} pairs of {keypoints} keypoints"
+    yield Case("batches", setting, entries, {}, partial(share_saved, promised))
 
 
 def in_batches(bench: Workbench, checkpoint: str, contestant: Contestant, size: int) -> Loaded:

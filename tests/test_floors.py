@@ -23,6 +23,8 @@ FLOORS = {
     "modeling_lightglue": 3,
     "image_processing_lightglue": 3,
     "pipeline_keypoint_matching": 4,
+    "tiles": 4,
+    "turns": 5,
     "data": 4,
     "registration": 5,
     "__init__": 6,  # the package's face: its version and checkpoints, and the registration
@@ -31,6 +33,7 @@ FLOORS = {
     "evaluation": 7,
     "export": 7,
     "collection": 7,
+    "two_photos": 8,
     "runtime": 8,
     "matching": 8,
     "video": 8,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors; 
         KeypointFeatures as KeypointFeatures,
     )
     from .image_processing_lightglue import LightGlueImageProcessor as LightGlueImageProcessor
+    from .two_photos import PhotoMatches as PhotoMatches, match as match
     from .modeling_lightglue import (
         LightGlueForKeypointMatching as LightGlueForKeypointMatching,
         LightGlueKeypointMatchingOutput as LightGlueKeypointMatchingOutput,
@@ -82,6 +83,8 @@ _MODULES = {
     "ORTModelForKeypointMatching": "runtime",
     "checkpoint": "convert.published",
     "located": "convert.published",
+    "match": "two_photos",
+    "PhotoMatches": "two_photos",
     "plot_images": "visualization",
     "plot_keypoints": "visualization",
     "plot_matches": "visualization",

@@ -36,6 +36,28 @@ def scale_keypoints(keypoints: Tensor, from_sizes: Any, to_sizes: Any) -> Tensor
     return scaled.to(torch.promote_types(keypoints.dtype, torch.float32))
 
 
+def turn_keypoints(keypoints: Tensor, image_size: Any, turns: int) -> Tensor:
+    """Move keypoints along with quarter turns of their image, counter-clockwise as `rot90(turns)` of (height, width).
+
+    Args:
+        keypoints: `(..., n, 2)`, pixels, (x, y), centre of the first pixel = (0, 0).
+        image_size: (height, width) of the image the keypoints lie in, as numbers.
+        turns: any whole number; negative ones turn back.
+
+    Returns:
+        `(..., n, 2)`, pixels of the turned image. Pixels go to pixels: half a pixel and any binary fraction that
+        float32 holds is exact.
+
+    Example:
+        >>> turn_keypoints(torch.tensor([[639.0, 0.0]]), (480, 640), 1)  # the corner at the top right
+        tensor([[0., 0.]])
+    """
+    height, width = image_size
+    x, y = keypoints.unbind(-1)
+    turned = ((x, y), (y, width - 1 - x), (width - 1 - x, height - 1 - y), (height - 1 - y, x))
+    return torch.stack(turned[turns % 4], -1)
+
+
 def resized_shape(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
     """The (height, width) after a resize to `{"height": h, "width": w}` or `{"longest_edge": n}`, at least 1 pixel."""
     if "height" in size:

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .geometry import resized_shape, scale_keypoints
-from .images import load_image, to_pixels
+from .images import load_image, resize_pixels, to_pixels
 from .utils.validation import flag, number, whole_number
 from .visualization import draw_matches
 
@@ -273,8 +273,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
                 most = Image.MAX_IMAGE_PIXELS
                 if most is not None and height * width > 2 * most:
                     raise ValueError(f"`size` would make {name} {width} x {height} pixels, more than {2 * most}.")
-                channels = [Image.fromarray(channel).resize((width, height), resample) for channel in pixels]
-                pixels = np.stack([np.asarray(channel) for channel in channels])
+                pixels = resize_pixels(pixels, height, width, resample)
             if do_rescale:
                 pixels = (pixels * np.float64(rescale_factor * (255 / white))).astype(np.float32)
             if do_grayscale and not (pixels == pixels[:1]).all():

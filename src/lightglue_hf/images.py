@@ -163,3 +163,13 @@ def _channels_first(pixels: np.ndarray, name: str, input_data_format: str | None
         problem = "both ends could be channels: pass `input_data_format`" if first else "it has no 1, 3 or 4 channels"
         raise ValueError(f"Unclear channel axis of {name} with shape {pixels.shape}: {problem}.")
     return pixels if first else np.moveaxis(pixels, -1, 0)
+
+
+def resize_pixels(pixels: np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
+    """What [`to_pixels`] gives, `(channels, h, w)`, in another size.
+
+    Args:
+        resample: a `PIL.Image.Resampling` filter.
+    """
+    channels = [Image.fromarray(channel).resize((width, height), resample) for channel in pixels]
+    return np.stack([np.asarray(channel) for channel in channels])

@@ -18,8 +18,9 @@ from PIL import Image
 
 from . import __version__
 from .evaluation import estimate_homography, estimate_relative_pose, judge_against_chance
-from .evaluation.methods import Prediction, prepare, to_prediction
+from .evaluation.methods import Prediction, extract, to_prediction
 from .evaluation.verdict import Verdict
+from .turns import match_turned
 from .utils.optional import import_optional
 
 
@@ -34,6 +35,7 @@ class Matches(NamedTuple):
         prune: of each photo `(n,)`, in the order of its keypoints, as in the model's output; `None` as above.
         times: seconds of each part.
         engine: what computed it.
+        turns: counter-clockwise quarter turns of the second photo, with which it was found.
     """
 
     prediction: Prediction
@@ -43,6 +45,7 @@ class Matches(NamedTuple):
     prune: tuple[np.ndarray, np.ndarray] | None
     times: dict[str, float]
     engine: str
+    turns: int = 0
 
     @property
     def seconds(self) -> float:
@@ -69,6 +72,8 @@ def match_photos(
     images: Sequence[Image.Image],
     longest_edge: int | None = None,
     threshold: float | None = None,
+    turns: int = 1,
+    tiles: bool = False,
 ) -> Matches:
     """Match two photos.
 
@@ -78,16 +83,17 @@ def match_photos(
         images: two.
         longest_edge: pixels that the longer side of each is resized to; as the processor is configured, by default.
         threshold: of matches to keep; graphs have a lower one of their own.
+        turns, tiles: as in `match_turned`.
     """
     pair = (images[0], images[1])
     start = _seconds(model)
     times = {}
+    turned = 0
     with torch.inference_mode():
-        inputs = prepare(model, processor, pair, longest_edge)
-        if hasattr(model, "engine"):  # one graph does it all
-            outputs = model(**inputs)
+        if hasattr(model, "engine") or turns > 1 or tiles:  # one graph does it all, or several searches
+            outputs, turned = match_turned(model, processor, pair, turns, tiles, longest_edge)
         else:
-            features = model.extract_features(**inputs)
+            features = extract(model, processor, pair, longest_edge)
             times["keypoints"] = _seconds(model) - start
             outputs = model.match_features(features)
     prediction = to_prediction(outputs, pair)
@@ -107,6 +113,7 @@ def match_photos(
         prune=None if prune is None else (first, second),
         times=times,
         engine=getattr(model, "engine", f"PyTorch {torch.__version__} on {model.device}"),
+        turns=turned,
     )
 
 
@@ -192,6 +199,7 @@ def to_metadata(
         **settings,
         "engine": matches.engine,
         "stop": matches.stop,
+        "turned": 90 * matches.turns,  # degrees, the second photo, counter-clockwise
         "seconds": round(matches.seconds, 4),
         "version": __version__,
         "verdict": None if geometry is None else to_json(geometry.verdict),

@@ -381,12 +381,12 @@ class Assignment:
         certainty = F.logsigmoid(matchability)
         if mask is not None:
             excluded = ~(mask[:, 0, :, None] & mask[:, 1, None, :])
-            similarity = similarity.masked_fill(excluded, MASKED)
+            similarity = similarity.masked_fill_(excluded, MASKED)
         rows = (certainty[:, 0] - similarity.logsumexp(2))[:, :, None]
         columns = (certainty[:, 1] - similarity.logsumexp(1))[:, None, :]
-        log_p = torch.add(rows + columns, similarity, alpha=2)
+        log_p = (rows + columns).add_(similarity, alpha=2)  # in place: each n x n tensor is the largest there is
         if mask is not None:
-            log_p = log_p.masked_fill(excluded, -math.inf)
+            log_p = log_p.masked_fill_(excluded, -math.inf)
         return cls(log_p, matchability, mask)
 
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_match_saves_the_same_as_json_and_npz(run, photos, tmp_path, checkpoint)
     inside = np.array(saved["keypoints1"])
     assert inside.min() >= -0.5
     assert (inside.max(axis=0) <= (89.5, 139.5)).all()
+
+
+def test_what_a_processor_asks_too_much_is_said_in_one_line(error, checkpoint, photos, tmp_path):
+    directory = tmp_path / "greedy"
+    shutil.copytree(checkpoint, directory)
+    settings = json.loads((directory / "preprocessor_config.json").read_text())
+    settings["size"] = {"longest_edge": 16384}
+    (directory / "preprocessor_config.json").write_text(json.dumps(settings))
+    message = error("match", *photos, "--model", directory)
+    assert "`size` would make image 0 of pair 0" in message
+    assert "16384 x 12288 pixels" in message
 
 
 def test_the_saved_points_are_those_of_the_library(run, photos, tmp_path, checkpoint):
@@ -335,3 +347,25 @@ def test_a_pose_in_words():
     said = ": turned by 90.0 degrees, moved right, down and ahead as 0.60, 0.00, 0.80"
     assert describe_pose(pose).replace("-0.00", "0.00") == said
     assert describe_pose(None) == ""
+
+
+def test_a_turned_photo_and_tiles(photos, tmp_path, capsys):
+    """The bundled checkpoint on a picture and itself, turned; in the saved points it is as it was given."""
+    from ..small_detectors import picture
+
+    upright = Image.fromarray(picture(200, 300))
+    paths = [str(tmp_path / name) for name in ("upright.png", "turned.png")]
+    upright.save(paths[0])
+    upright.transpose(Image.Transpose.ROTATE_90).save(paths[1])
+    options = ["--device", "cpu", "--max-keypoints", "128", "--turns", "4"]
+    for more in ([], ["--tiles"]):
+        assert cli.main(["match", *paths, *options, *more, "--save", str(tmp_path / "m.json")]) == 0
+        assert "the second photo matches best turned by 270 degrees counter-clockwise" in capsys.readouterr().out
+        saved = json.loads((tmp_path / "m.json").read_text())
+        assert saved["turned"] == 270
+        x, y = np.array(saved["keypoints0"]).T
+        back = np.stack([y, 299 - x], 1)
+        assert len(x) > 50
+        assert (np.abs(back - saved["keypoints1"]).max(1) < 1).mean() > 0.9
+    assert cli.main(["match", *paths, "--device", "cpu", "--max-keypoints", "128", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["turned"] == 0

@@ -36,6 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     help_photo = "path, URL, or - for the standard input; EXIF orientation is applied"
     parser.add_argument("images", nargs=2, metavar="PHOTO", help=help_photo)
+    help_turns = "also match the second photo turned by quarters (4) or upside down (2), and keep what matches best"
+    parser.add_argument("--turns", type=int, choices=(1, 2, 4), default=1, help=help_turns)
+    help_tiles = "search photos tile by tile at full resolution, or at --longest-edge: for 20 megapixels and more"
+    parser.add_argument("--tiles", action="store_true", help=help_tiles)
     parser.add_argument("-o", "--output", type=picture, metavar="PNG", help="draw the matches")
     parser.add_argument("--inliers", action="store_true", help="draw only matches that agree with one geometry")
     parser.add_argument("--best", type=count, metavar="N", help="draw only the N matches that score highest")
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.save and args.save.suffix.lower() == ".h5":
         import_optional("h5py", "train")  # before the work is done
     images = read_photos(args.images)
-    result = match_pair(images, args)
+    result = match_pair(images, args, args.turns, args.tiles)
     report: Callable[[str], Any] = (lambda text: None) if args.json or args.quiet else print
     for name, image, points, size in zip(args.images, images, result.prediction[:2], result.sizes):
         report(f"{name}: {image.width} x {image.height}, {len(points)} keypoints")
@@ -111,12 +115,12 @@ def read_photos(names: list[str]) -> list[Image]:
     return images
 
 
-def match_pair(images: list[Image], args: argparse.Namespace) -> Matches:
+def match_pair(images: list[Image], args: argparse.Namespace, turns: int = 1, tiles: bool = False) -> Matches:
     """Load the model, set what the options set, and match one pair."""
     from ..matching import match_photos
 
     processor, model = load_matcher(args.model, args)
-    return match_photos(processor, model, images, args.longest_edge, args.threshold)
+    return match_photos(processor, model, images, args.longest_edge, args.threshold, turns, tiles)
 
 
 def find_geometry(
@@ -144,6 +148,8 @@ def why_none(size: tuple[int, int]) -> str:
 def report_matches(result: Matches, report: Callable[[str], Any]) -> None:
     from ..matching import describe_matches
 
+    if result.turns:
+        report(f"the second photo matches best turned by {90 * result.turns} degrees counter-clockwise")
     report(f"{describe_matches(result)}, in {result.seconds:.2f} s without loading the model")
     report(f"computed by {result.engine}")
 
