@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     help_photo = "path, URL, or - for the standard input; EXIF orientation is applied"
     parser.add_argument("images", nargs=2, metavar="PHOTO", help=help_photo)
-    help_turns = "also match the second photo turned by quarters (4) or upside down (2), and keep what matches best"
+    help_turns = "also match the second photo turned by quarters (4) or upside down (2), keep the best (default: 1)"
     parser.add_argument("--turns", type=int, choices=(1, 2, 4), default=1, help=help_turns)
     help_tiles = "search photos tile by tile at full resolution, or at --longest-edge: for 20 megapixels and more"
     parser.add_argument("--tiles", action="store_true", help=help_tiles)
