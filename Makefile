@@ -6,6 +6,9 @@
 # make test-notebooks    run the notebooks; `make notebooks` also keeps what they show
 # make web    build the page that matches photos in a browser, in build/web; MODEL=xfeat with a published checkpoint
 # make test-web    build it, and test it in Chromium
+# make test-app    run the tests of the browser app, in a headless Chromium if there is one
+# make app    open the browser app; ARGS="--model aliked"
+# make space    write the Hugging Face Space into build/space, and bring spaces/ up to date
 # make fuzz    broken configurations, weights, photos, recipes and graphs at random, for a minute; CASES=1000 for longer
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
@@ -39,13 +42,22 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo test test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz web test-web benchmark benchmark-export benchmark-serving benchmark-tracking docs pack-gpu benchmark-gpu quality style clean
+.PHONY: demo app space test test-app test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz web test-web benchmark benchmark-export benchmark-serving benchmark-tracking docs pack-gpu benchmark-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
 
+app: .venv-transformers5/.app
+	@$(BIN5)/lightglue-hf app $(ARGS)
+
+space:
+	@"$(PYTHON)" spaces/build.py
+
 test: .venv/.dev
 	@$(call PYTEST,$(BIN)) $(PARALLEL) $(ARGS)
+
+test-app: .venv-transformers5/.dev-app
+	@$(call PYTEST,$(BIN5)) tests/test_app.py tests/test_space.py tests/app -m "" $(ARGS)
 
 test-weights: .venv/.dev
 	@$(call PYTEST,$(BIN)) -m weights $(ARGS)
@@ -125,8 +137,8 @@ $(ORT_HEADERS):
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt,$*)
 
-.venv-transformers5/.dev-torchao: pyproject.toml constraints-transformers5.txt
-	$(call install,.venv-transformers5,constraints-transformers5.txt,dev-torchao)
+.venv-transformers5/.dev-torchao .venv-transformers5/.app .venv-transformers5/.dev-app: .venv-transformers5/.%: pyproject.toml constraints-transformers5.txt
+	$(call install,.venv-transformers5,constraints-transformers5.txt,$*)
 
 .venv-export/.dev-export .venv-export/.dev-notebooks .venv-export/.dev-web .venv-export/.benchmark: .venv-export/.%: pyproject.toml optimum-plugin/pyproject.toml constraints.txt constraints-export.txt
 	$(call install,.venv-export,constraints.txt constraints-export.txt,$*,$(PLUGIN))

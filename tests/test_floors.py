@@ -35,6 +35,7 @@ FLOORS = {
     "collection": 7,
     "two_photos": 8,
     "runtime": 8,
+    "matching": 8,
     "video": 8,
     "app": 9,
     "cli": 10,

@@ -56,7 +56,7 @@ def load_image(
         image = source if isinstance(source, Image.Image) else _open(os.fspath(source), timeout)
         pixels = image.width * image.height
         if max_pixels is not None and pixels > max_pixels:
-            raise Image.DecompressionBombError(f"{pixels} pixels exceed the limit of {max_pixels} for batches")
+            raise Image.DecompressionBombError(f"{pixels} pixels exceed the limit of {max_pixels}")
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # an MPO is a photo with previews
             warnings.warn(f"{name} has {frames} frames, only frame {image.tell()} is used.", stacklevel=2)

@@ -1,7 +1,8 @@
 """Pictures of keypoints and matches.
 
 Three verbs compose a matplotlib figure: `plot_images`, then `plot_keypoints` and `plot_matches` on top of it, and
-`save_plot` writes it to a file. `draw_matches` gives a PIL image of one pair and needs no matplotlib.
+`save_plot` writes it to a file. `draw_matches`, `draw_pruning` and
+`draw_epipolar_lines` give a PIL image of one pair.
 
 Points are `(x, y)` in pixels of the image shown, with the centre of the first pixel at `(0, 0)`.
 
@@ -14,9 +15,11 @@ Example:
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +46,10 @@ LAYER_TINTS = (  # RGB factors of a grey view: the background, then cut-outs
     (0.7, 0.65, 1.0),
 )
 SCORE_COLORS = ((0.93, 0.11, 0.14), (1.0, 0.80, 0.10), (0.10, 0.83, 0.28))  # low, middle, high score
+LINE_COLORS = ((255, 214, 10), (10, 200, 255), (255, 90, 160), (120, 230, 60), (255, 140, 40), (180, 130, 255))
+FINE = 2  # pixels drawn for each of a picture
+
+Place = Callable[[np.ndarray], np.ndarray]
 
 
 def score_colors(scores: Any) -> np.ndarray:
@@ -211,51 +218,208 @@ def draw_matches(
     Raises:
         ValueError: lists of different lengths.
     """
-    left, right = Image.fromarray(_to_rgb(image0)), Image.fromarray(_to_rgb(image1))
     points0, points1 = _to_points(keypoints0), _to_points(keypoints1)
     scores = np.ones(len(points0)) if scores is None else _to_numpy(scores)
     if not len(points0) == len(points1) == len(scores):
         raise ValueError(f"{len(points0)} keypoints, {len(points1)} keypoints and {len(scores)} scores do not match.")
-    if max_width is not None:
-        left, right, points0, points1 = _at_one_height(left, right, points0, points1, max_width)
-    canvas = Image.new("RGB", (left.width + right.width, max(left.height, right.height)))
-    canvas.paste(left, (0, 0))
-    canvas.paste(right, (left.width, 0))
+    canvas, place0, place1 = _side_by_side(image0, image1, max_width)
     if not len(points0):
         return canvas
-
-    zoom = 2
-    unit = zoom * max(1.0, max(canvas.size) / 1600)  # about one pixel on a screen
-    radius = 2.3 * unit
     order = np.argsort(scores, kind="stable")
-    ends0 = np.floor((points0[order] + 0.5) * zoom)  # Pillow draws on whole pixels
-    ends1 = np.floor((points1[order] + (left.width + 0.5, 0.5)) * zoom)
-    colors = np.round(255 * score_colors(scores[order])).astype(int).tolist()
-    canvas = canvas.resize((canvas.width * zoom, canvas.height * zoom), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(canvas, "RGBA")
+    ends0, ends1 = place0(points0[order]), place1(points1[order])
+    colors = _to_bytes(score_colors(scores[order]))
     opacity = round(255 * _line_alpha(len(points0)))
-    for end0, end1, color in zip(ends0.tolist(), ends1.tolist(), colors):
-        draw.line((*end0, *end1), fill=(*color, opacity), width=round(1.5 * unit))
-    for ends in (ends0, ends1):
-        for end, color in zip(ends.tolist(), colors):
-            box = [end[0] - radius, end[1] - radius, end[0] + radius, end[1] + radius]
-            draw.ellipse(box, fill=(*color, 255), outline=(0, 0, 0, 160), width=round(0.6 * unit))
-    return canvas.reduce(zoom)
+    with _finely(canvas) as pen:
+        for end0, end1, color in zip(ends0, ends1, colors):
+            pen.line(end0, end1, (*color, opacity))
+        for ends in (ends0, ends1):
+            for end, color in zip(ends, colors):
+                pen.dot(end, color)
+    return canvas
 
 
-def _at_one_height(
-    left: Image.Image, right: Image.Image, points0: np.ndarray, points1: np.ndarray, max_width: int
-) -> tuple[Image.Image, Image.Image, np.ndarray, np.ndarray]:
-    """Two images at one height, side by side no wider than `max_width`, and their points moved along."""
-    height = max(left.height, right.height)
-    width = sum(height * image.width / image.height for image in (left, right))
+def draw_pruning(
+    image0: Any,
+    image1: Any,
+    keypoints0: Any,
+    keypoints1: Any,
+    prune0: Any,
+    prune1: Any,
+    num_layers: int,
+    max_width: int | None = None,
+) -> Image.Image:
+    """Draw the keypoints of two images side by side, from purple (pruned early) to yellow (kept), with a key below.
+
+    Args:
+        image0, image1: as in `draw_matches`.
+        keypoints0, keypoints1: `(n0, 2)` and `(n1, 2)`; may be empty.
+        prune0, prune1: `(n0,)` and `(n1,)`, as in the model's output; see `pruned_after`.
+        num_layers: of the model.
+        max_width: as in `draw_matches`.
+
+    Returns:
+        RGB image, a little higher than that of `draw_matches`.
+
+    Raises:
+        ValueError: lists of different lengths.
+        ImportError: matplotlib is not installed.
+    """
+    points0, points1 = _to_points(keypoints0), _to_points(keypoints1)
+    if len(points0) != len(prune0) or len(points1) != len(prune1):
+        raise ValueError(f"{len(points0)} and {len(points1)} keypoints, but {len(prune0)} and {len(prune1)} layers.")
+    canvas, place0, place1 = _side_by_side(image0, image1, max_width)
+    points = np.concatenate([place0(points0), place1(points1)])
+    layers = np.concatenate([pruned_after(prune, num_layers) for prune in (prune0, prune1)])
+    order = np.argsort(layers, kind="stable")  # those that are kept lie on top
+    with _finely(canvas) as pen:
+        for point, color in zip(points[order], _to_bytes(layer_colors(layers[order], num_layers))):
+            pen.dot(point, color)
+    present, counts = np.unique(layers, return_counts=True)
+    names = ["kept" if layer == num_layers else f"pruned after layer {layer}" for layer in present]
+    entries = [f"{name}: {count}" for name, count in zip(names, counts)]
+    return _with_key(canvas, entries, _to_bytes(layer_colors(present, num_layers)))
+
+
+def pruned_after(prune: Any, num_layers: int) -> np.ndarray:
+    """The layer after which each keypoint of an image was pruned; `num_layers` for those that were kept.
+
+    Kept are the keypoints that survived the most rounds of pruning.
+
+    Args:
+        prune: `(n,)`, as in the model's output: 1 + the rounds of pruning survived.
+        num_layers: of the model.
+    """
+    prune = _to_numpy(prune).astype(int)
+    return np.where(prune == prune.max(initial=0), num_layers, prune)
+
+
+def draw_epipolar_lines(
+    image0: Any,
+    image1: Any,
+    fundamental: Any,
+    points: Sequence[tuple[int, float, float]],
+    max_width: int | None = None,
+) -> Image.Image:
+    """Draw two images side by side, with points of either and, in the same colour, the epipolar line in the other.
+
+    Args:
+        image0, image1: as in `draw_matches`.
+        fundamental: `(3, 3)` with `x1^T F x0 = 0`.
+        points: the image, 0 or 1, and the (x, y) of each.
+        max_width: as in `draw_matches`.
+
+    Returns:
+        RGB image of the size of that of `draw_matches`.
+    """
+    images = [_to_rgb(image) for image in (image0, image1)]
+    canvas, *places = _side_by_side(images[0], images[1], max_width)
+    to_other = np.asarray(fundamental, dtype=float)
+    with _finely(canvas) as pen:
+        for (view, x, y), color in zip(points, itertools.cycle(LINE_COLORS)):
+            line = epipolar_line(to_other.T if view else to_other, (x, y), images[1 - view].shape[:2])
+            if line is not None:
+                start, end = places[1 - view](line)
+                pen.line(start, end, (*color, 255), width=2.5)
+            pen.dot(places[view](np.array([x, y])), color, radius=5)
+    return canvas
+
+
+def epipolar_line(fundamental: Any, point: Any, image_size: tuple[int, int]) -> np.ndarray | None:
+    """Where the other view of a point of the first image lies in the second.
+
+    Args:
+        fundamental: `(3, 3)` with `x1^T F x0 = 0`; its transpose for a point of the second image.
+        point: (x, y).
+        image_size: (height, width) of the second image.
+
+    Returns:
+        `(2, 2)`, the ends of the line on the borders of that image; `None` where it passes by.
+    """
+    a, b, c = np.asarray(fundamental, dtype=float) @ [*point, 1.0]
+    left, top = -0.5, -0.5
+    bottom, right = image_size[0] - 0.5, image_size[1] - 0.5
+    slack = 1e-6  # pixels, for rounding at a corner
+    crossings = [(x, -(a * x + c) / b) for x in (left, right) if b]
+    crossings += [(-(b * y + c) / a, y) for y in (top, bottom) if a]
+    inside = [
+        (x, y) for x, y in crossings if left - slack <= x <= right + slack and top - slack <= y <= bottom + slack
+    ]
+    on_border = np.array(inside).reshape(-1, 2)
+    if len(on_border) < 2:
+        return None
+    distances = np.linalg.norm(on_border - on_border[0], axis=1)  # one through a corner crosses two borders there
+    return on_border[[0, distances.argmax()]]
+
+
+def _side_by_side(image0: Any, image1: Any, max_width: int | None) -> tuple[Image.Image, Place, Place]:
+    """Two images beside each other on black, see `draw_matches`, and where points `(..., 2)` of each come to lie."""
+    images = [Image.fromarray(_to_rgb(image)) for image in (image0, image1)]
+    sizes = [image.size for image in images]
+    if max_width is not None:
+        sizes = one_height(sizes[0], sizes[1], max_width)
+    canvas = Image.new("RGB", (sizes[0][0] + sizes[1][0], max(sizes[0][1], sizes[1][1])))
+    places = []
+    for image, size, left in zip(images, sizes, (0, sizes[0][0])):
+        canvas.paste(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS), (left, 0))
+        scale, shift = np.array(size) / image.size, np.array([left, 0]) - 0.5
+        places.append(lambda points, scale=scale, shift=shift: (points + 0.5) * scale + shift)
+    return canvas, places[0], places[1]
+
+
+def one_height(size0: tuple[int, int], size1: tuple[int, int], max_width: int) -> list[tuple[int, int]]:
+    """The (width, height) of two images at the height of the higher one, or less, to be no wider than `max_width`."""
+    height = max(size0[1], size1[1])
+    width = sum(height * size[0] / size[1] for size in (size0, size1))
     height = max(1, math.floor(height * min(1.0, max_width / width)))
-    images, points = [], []
-    for image, keypoints in ((left, points0), (right, points1)):
-        size = max(1, math.floor(image.width * height / image.height)), height
-        points.append((keypoints + 0.5) * (np.array(size) / image.size) - 0.5)
-        images.append(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
-    return images[0], images[1], points[0], points[1]
+    return [(max(1, math.floor(size[0] * height / size[1])), height) for size in (size0, size1)]
+
+
+class _Pen:
+    """Draws on a canvas of twice the resolution; points and lengths are in pixels of the picture."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw, picture: Image.Image) -> None:
+        self.draw = draw
+        self.unit = FINE * max(1.0, max(picture.size) / 1600)  # about one pixel on a screen
+
+    def line(self, start: np.ndarray, end: np.ndarray, color: tuple[int, ...], width: float = 1.5) -> None:
+        self.draw.line((*self._pixel(start), *self._pixel(end)), fill=color, width=round(width * self.unit))
+
+    def dot(self, point: np.ndarray, color: tuple[int, ...], radius: float = 2.3) -> None:
+        (x, y), r = self._pixel(point), radius * self.unit
+        outline = round(0.6 * self.unit)
+        self.draw.ellipse([x - r, y - r, x + r, y + r], fill=(*color, 255), outline=(0, 0, 0, 160), width=outline)
+
+    @staticmethod
+    def _pixel(point: np.ndarray) -> list[float]:
+        return np.floor((point + 0.5) * FINE).tolist()  # Pillow draws on whole pixels
+
+
+@contextmanager
+def _finely(picture: Image.Image) -> Iterator[_Pen]:
+    """Draw on a picture at twice its resolution, which is averaged then."""
+    fine = picture.resize((picture.width * FINE, picture.height * FINE), Image.Resampling.NEAREST)
+    yield _Pen(ImageDraw.Draw(fine, "RGBA"), picture)
+    picture.paste(fine.reduce(FINE))
+
+
+def _with_key(picture: Image.Image, entries: Sequence[str], colors: Sequence[tuple[int, ...]]) -> Image.Image:
+    """The picture, with what each colour means in lines below it."""
+    size = max(11, round(picture.width / 75))
+    font, gap = ImageFont.load_default(size), size // 2
+    places, x, row = [], gap, 0
+    for entry in entries:
+        width = round(1.5 * size + font.getlength(entry))
+        if x + width > picture.width and x > gap:
+            x, row = gap, row + 1
+        places.append((x, picture.height + gap + row * (size + gap)))
+        x += width + 2 * gap
+    higher = Image.new("RGB", (picture.width, picture.height + gap + (row + 1) * (size + gap)), "white")
+    higher.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(higher)
+    for entry, color, (x, y) in zip(entries, colors, places):
+        draw.ellipse([x, y, x + size, y + size], fill=color, outline=(90, 90, 90))
+        draw.text((x + 1.5 * size, y + size / 2), entry, fill="black", font=font, anchor="lm")
+    return higher
 
 
 def draw_pairs(pairs: PlanarPairs, keypoints: Any, matches: Any, zoom: int = 2, legend: bool = False) -> Image.Image:
@@ -328,6 +492,10 @@ def _pyplot() -> Any:
 
 def _to_numpy(values: Any) -> np.ndarray:
     return values.detach().cpu().float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
+
+
+def _to_bytes(colors: np.ndarray) -> list[tuple[int, ...]]:
+    return [tuple(color) for color in np.round(255 * colors).astype(int).tolist()]
 
 
 def _to_points(keypoints: Any) -> np.ndarray:

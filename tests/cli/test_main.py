@@ -52,7 +52,7 @@ def test_help_imports_nothing_that_takes_long():
         "    except SystemExit as stop: assert stop.code == 0\n"
         "print('imported:', {'torch', 'transformers', 'numpy', 'PIL', 'datasets'} & set(sys.modules))"
     )
-    commands = ["match", "demo", "evaluate", "train", "show-data", "convert", "export"]
+    commands = ["match", "demo", "app", "evaluate", "train", "show-data", "convert", "export"]
     result = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "imported: set()", result.stderr
     for command in commands:

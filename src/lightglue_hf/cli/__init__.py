@@ -2,6 +2,7 @@
 
     lightglue-hf match left.jpg right.jpg -o matches.png --save matches.json
     lightglue-hf demo
+    lightglue-hf app
     lightglue-hf checkpoints
     lightglue-hf reconstruct PHOTOS OUT
     lightglue-hf features PHOTOS -o features.h5
@@ -32,6 +33,7 @@ from .. import __version__
 from ..utils.errors import MissingPackageError
 from ..utils.optional import import_optional
 from . import (
+    app,
     checkpoints,
     colmap,
     convert,
@@ -51,7 +53,7 @@ from .arguments import Parser
 from .errors import is_of_input, one_line
 
 COMMANDS = (
-    *(match, demo, checkpoints),
+    *(match, demo, app, checkpoints),
     *(reconstruct, features, pairs, match_pairs, colmap),
     track,
     *(evaluate, train, show_data, convert, export),
