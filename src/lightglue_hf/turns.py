@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from .features import KeypointFeatures
-from .geometry import resized_shape, turn_keypoints
-from .images import load_image, resize_pixels, to_pixels
+from .geometry import turn_keypoints
+from .image_processing_lightglue import resize_to
+from .images import load_image, to_pixels
 from .tiles import SIDE, features_of_tiles
 
 TURNS = (1, 2, 4)
@@ -47,7 +48,7 @@ def match_turned(
         counter-clockwise quarter turns of the second photo, 0 to 3, with which it was found.
 
     Raises:
-        ValueError: other turns; tiles of a size that leaves no core; no image.
+        ValueError: other turns; tiles of a size that leaves no core; `longest_edge` no whole number of pixels; no image.
     """
     if turns not in TURNS:
         raise ValueError(f"turns must be 1, 2 or 4, got {turns!r}")
@@ -79,8 +80,7 @@ def _pixels(image: Any, processor: Any, full: bool, longest_edge: int | None) ->
     pixels, white = to_pixels(image)
     if longest_edge is not None or (processor.do_resize and not full):
         size = processor.size if longest_edge is None else {"longest_edge": longest_edge}
-        height, width = resized_shape(pixels.shape[1], pixels.shape[2], size)
-        pixels = resize_pixels(pixels, height, width, processor.resample)
+        pixels = resize_to(pixels, size, processor.resample)
     return pixels if white == 255 else np.clip(pixels / np.float32(white), 0, 1)
 
 
