@@ -41,13 +41,14 @@ from .matching import (
     to_arrays,
     to_metadata,
 )
-from .utils.errors import InputError, is_of_input, one_line
+from .utils.errors import InputError, is_of_input, one_line, reading
 from .utils.files import json_object
 from .utils.optional import import_optional
 from .visualization import draw_epipolar_lines, draw_matches, draw_pruning, one_height
 
 WIDTH = 1600  # pixels of a picture of both photos
 MOST_LINES = 6  # epipolar lines at once
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")  # Pillow hands others to programs, such as PostScript
 FORGET = 3600  # seconds after which what was shown to somebody is deleted
 EXAMPLES = (("stereo", 0), ("warped-easy", 8))  # dataset and number of the pair: a motorcycle, a cup of coffee
 
@@ -258,6 +259,8 @@ def read_photo(path: str | None, limits: Limits) -> Image.Image:
     try:
         if os.path.getsize(path) > limits.megabytes << 20:
             raise InputError(f"more than the {limits.megabytes} MB that are allowed")
+        with reading(f"Cannot read the image {name}"):
+            Image.open(path, formats=FORMATS).close()
         image = load_image(path, max_pixels=limits.megapixels * 1_000_000)
         if image.mode.startswith(("I", "F")):
             to_pixels(image)  # their values may be out of range
@@ -271,7 +274,9 @@ def to_view(images: Sequence[Image.Image], geometry: Geometry) -> View:
     """The photos at the size at which they are shown, and the geometry moved along."""
     first, second = images
     sizes = one_height(first.size, second.size, WIDTH)
-    shown = [Image.fromarray(to_rgb(image)).resize(size, Image.Resampling.LANCZOS) for image, size in zip(images, sizes)]
+    shown = [
+        Image.fromarray(to_rgb(image)).resize(size, Image.Resampling.LANCZOS) for image, size in zip(images, sizes)
+    ]
     from_shown = [np.linalg.inv(resizing(image.size[::-1], size[::-1])) for image, size in zip(images, sizes)]
     fundamental, homography = geometry.verdict.fundamental, geometry.homography
     if fundamental is not None:

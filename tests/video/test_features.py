@@ -24,7 +24,7 @@ class Seen:
 
 
 @pytest.mark.parametrize(
-    "image, right",
+    ("image", "right"),
     [
         (Image.fromarray(HALF), 200),
         (Image.fromarray(HALF.astype(np.uint16) * 257), 200),
