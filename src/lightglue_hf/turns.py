@@ -48,7 +48,7 @@ def match_turned(
         counter-clockwise quarter turns of the second photo, 0 to 3, with which it was found.
 
     Raises:
-        ValueError: other turns; tiles of a size that leaves no core; a `longest_edge` that is no whole number; no image.
+        ValueError: other turns; tiles of a size that leaves no core; a `longest_edge` that is no number; no image.
     """
     if turns not in TURNS:
         raise ValueError(f"turns must be 1, 2 or 4, got {turns!r}")
