@@ -250,7 +250,7 @@ def test_tables_run(bench, task, monkeypatch, key):
     """With one small checkpoint in the place of all; what needs a runtime says so where it is not installed."""
     monkeypatch.setattr(Workbench, "task", lambda *_, **__: task)
     rows = run(bench, [key], ONCE, RATES)
-    assert len(rows) > 3
+    assert len(rows) >= 2
     assert [row.status for row in rows if row.status.startswith("failed")] == []
     assert all(row.status == "ok" for row in rows if OPENVINO not in f"{row.setting}, {row.contestant}")
 

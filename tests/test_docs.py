@@ -30,7 +30,7 @@ from .weights import weights_file
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 MARKDOWN = [*DOCS, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
 WEIGHTS = "needs published weights"
-PROGRAMS = {"lightglue-hf", "make", "pip", "python", "colmap", "optimum-cli"}
+PROGRAMS = {"lightglue-hf", "make", "pip", "python", "colmap", "optimum-cli", "hf"}
 
 
 def named(paths):
