@@ -76,6 +76,7 @@ test-notebooks: .venv-export/.dev-notebooks
 
 notebooks: .venv-export/.dev-notebooks
 	@$(BIN_EXPORT)/python -m tests.run_notebooks
+
 web: .venv-export/.dev-web web/node_modules/.package-lock.json
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN_EXPORT)/python web/build.py build/web $(if $(MODEL),--model $(MODEL))
 
@@ -97,6 +98,7 @@ benchmark-tracking: .venv-export/.benchmark
 
 docs: .venv-docs/.docs
 	@.venv-docs/bin/python docs/site/build.py
+
 benchmark-serving: .venv-export/.dev-export
 	@$(BIN_EXPORT)/python -m benchmarks.serving $(ARGS)
 

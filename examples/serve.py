@@ -168,7 +168,9 @@ def read_photo(name: str, file: BinaryIO, limits: Limits) -> Image.Image:
             text = f"{name} has {megapixels:.1f} megapixels, more than {limits.megapixels:g}."
             raise HTTPException(413, text)
         return ImageOps.exif_transpose(load_image(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except HTTPException:
+        raise
+    except Exception as error:  # broken data makes Pillow raise anything
         raise HTTPException(422, f"{name} is no photo that can be read ({', '.join(FORMATS)}).") from error
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from lightglue_hf import app
 from lightglue_hf.utils.errors import InputError, MissingPackageError
@@ -111,6 +111,7 @@ def test_a_click_is_on_either_photo_or_beside_them():
 def test_large_photos_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     path = tmp_path / "vast.png"
     Image.new("1", (3000, 1000)).save(path)
+    Image.init()  # which makes a picture
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(InputError, match=r"^vast\.png: 3000000 pixels exceed the limit of 2000000$"):
         app.read_photo(str(path), app.Limits(megapixels=2))
@@ -126,6 +127,16 @@ def test_broken_photos_are_named_without_their_place(tmp_path):
     assert str(tmp_path) not in str(error.value)
     with pytest.raises(InputError, match="choose two photos"):
         app.read_photo(None, app.Limits())
+
+
+def test_no_program_is_run_on_a_photo(tmp_path, monkeypatch):
+    """Pillow has PostScript read by Ghostscript, whatever the suffix."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.jpg", "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(
+        InputError, match=r"^Cannot read the image photo\.jpg: cannot identify image file 'photo\.jpg'$"
+    ):
+        app.read_photo(str(tmp_path / "photo.jpg"), app.Limits())
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
 from lightglue_hf.geometry import scale_keypoints, turn_keypoints
 from lightglue_hf.turns import match_turned
+from lightglue_hf.utils.errors import InputError
 
 from .small_detectors import DETECTORS, picture, processor_of, small_matcher
 
@@ -141,3 +142,35 @@ def test_nothing_in_either_photo(turns, tiles):
     assert (outputs.matches == -1).all()
     assert not outputs.mask.any()
     assert outputs.image_sizes.tolist() == [[[60, 300] if tiles else [51, 256]] * 2]
+
+
+class OfOneSize:
+    """In place of exported graphs that were made for images of one size."""
+
+    engine = "none"
+
+    def __init__(self, height, width):
+        self.size = height, width
+
+    def axes(self, part):
+        return {"pixel_values": [None, 3, *self.size]}
+
+    def extract_features(self, **inputs):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "error"),
+    [
+        ((96, 128), {"turns": 4}, InputError),
+        ((96, 128), {"tiles": True}, InputError),
+        ((96, 128), {"turns": 2}, NotImplementedError),
+        ((96, 96), {"turns": 4}, NotImplementedError),
+    ],
+)
+def test_graphs_of_one_size_say_what_they_cannot_do(size, options, error):
+    model = OfOneSize(*size)
+    model.device = torch.device("cpu")
+    processor = LightGlueImageProcessor(size={"height": size[0], "width": size[1]})
+    with pytest.raises(error, match="export it without height" if error is InputError else None):
+        match_turned(model, processor, (picture(96, 128), picture(96, 128)), **options)

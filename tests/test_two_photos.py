@@ -121,6 +121,10 @@ def test_a_directory_is_read_at_every_call(tiny, photos, tmp_path):
         ({"turns": 0}, "turns must be 1, 2 or 4, got 0"),
         ({"tiles": 100}, "multiple of 32"),
         ({"tiles": -32}, "multiple of 32"),
+        ({"longest_edge": 0}, "whole number"),
+        ({"longest_edge": 0, "turns": 2}, "whole number"),
+        ({"longest_edge": 2.5, "tiles": True}, "whole number"),
+        ({"longest_edge": 10**6, "turns": 2}, "more than"),
         ({"max_keypoints": 5}, "its own"),
         ({"device": "cpu"}, "its own"),
         ({"processor": None}, "give the processor"),
@@ -129,6 +133,12 @@ def test_a_directory_is_read_at_every_call(tiny, photos, tmp_path):
 def test_what_cannot_be_is_refused(tiny, photos, options, message):
     with pytest.raises(ValueError, match=message):
         match(*photos, tiny[0], **{"processor": tiny[1], **options})
+
+
+@pytest.mark.parametrize("max_keypoints", [-2, 2.5, "5"])
+def test_numbers_of_keypoints_that_are_none(photos, max_keypoints):
+    with pytest.raises(ValueError, match="max_keypoints must be a whole number"):
+        match(*photos, max_keypoints=max_keypoints)
 
 
 def test_names_that_are_none(photos):

@@ -39,9 +39,9 @@ worker.onerror = (event) => fail(`The page could not start: ${event.message ?? "
 /** Threads are for pages that are isolated from others: where the server does not say so, a service worker does. */
 async function isolate() {
   if (crossOriginIsolated || address.get("threads") === "1" || !navigator.serviceWorker) return;
-  if (sessionStorage.getItem("isolated")) return; // it was tried, and did not help
-  sessionStorage.setItem("isolated", "tried");
   try {
+    if (sessionStorage.getItem("isolated")) return; // it was tried, and did not help
+    sessionStorage.setItem("isolated", "tried");
     if (!(await navigator.serviceWorker.register("isolation.js"))) return;
     await Promise.race([navigator.serviceWorker.ready, new Promise((resolve) => setTimeout(resolve, 3000))]);
   } catch {
@@ -72,6 +72,10 @@ function showProgress(loaded, total) {
 
 function say(text) {
   $("status").textContent = text;
+}
+
+function sayReady() {
+  say(about ? `Ready: ${engineName()}` : "");
 }
 
 function fail(text) {
@@ -113,6 +117,7 @@ async function take(place, file) {
   } catch (text) {
     fail(text);
     photos[place] = null;
+    outdated = true; // what is found of the photo that was there before
     showCard(place);
     clear();
   } finally {
@@ -164,9 +169,10 @@ async function match() {
       if (!outdated) found = answer;
     } while (outdated && photos[0] && photos[1]);
     if (found) show();
+    else sayReady();
   } catch (text) {
     fail(text);
-    say(about ? `Ready: ${engineName()}` : "");
+    sayReady();
   } finally {
     matching = false;
   }

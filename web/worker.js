@@ -29,7 +29,13 @@ const verbs = {
   async photo({ place, file }) {
     const turn = ++turns[place];
     photos[place] = null;
-    const bitmap = await decode(file, file.name ?? "The picture");
+    let bitmap;
+    try {
+      bitmap = await decode(file, file.name ?? "The picture");
+    } catch (error) {
+      if (turn !== turns[place]) return null;
+      throw error;
+    }
     const photo = { width: bitmap.width, height: bitmap.height, ...scaled(bitmap) };
     const start = performance.now();
     const prepared = prepare(bitmap, await processor);
@@ -41,10 +47,14 @@ const verbs = {
     return { bitmap: shown, width: photo.width, height: photo.height };
   },
 
-  /** The two photos matched; `keypoints0`, `keypoints1` are (x, y) after (x, y) in pixels of the photos. */
+  /**
+   * The two photos matched; `keypoints0`, `keypoints1` are (x, y) after (x, y) in pixels of the photos. null while one of
+   * them is being read, after which it will be asked again.
+   */
   async match() {
     const { session, Tensor } = await loading;
     const [first, second] = photos;
+    if (!first || !second) return null;
     const { values, height, width } = batch([first.prepared, second.prepared], await processor);
     const feeds = { pixel_values: new Tensor("float32", values, [1, 2, 3, height, width]) };
     if (session.inputNames.includes("image_sizes")) {

@@ -29,7 +29,7 @@ from .convert.state_dicts import LIGHTERGLUE_SETTINGS
 from .data.posed_pairs import resizing
 from .data.warps import warp_images
 from .evaluation.datasets import BUILT_IN
-from .images import load_image, to_pixels
+from .images import load_image, to_pixels, to_rgb
 from .matching import (
     Geometry,
     Matches,
@@ -41,13 +41,14 @@ from .matching import (
     to_arrays,
     to_metadata,
 )
-from .utils.errors import InputError, is_of_input, one_line
+from .utils.errors import InputError, is_of_input, one_line, reading
 from .utils.files import json_object
 from .utils.optional import import_optional
 from .visualization import draw_epipolar_lines, draw_matches, draw_pruning, one_height
 
 WIDTH = 1600  # pixels of a picture of both photos
 MOST_LINES = 6  # epipolar lines at once
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")  # Pillow hands others to programs, such as PostScript
 FORGET = 3600  # seconds after which what was shown to somebody is deleted
 EXAMPLES = (("stereo", 0), ("warped-easy", 8))  # dataset and number of the pair: a motorcycle, a cup of coffee
 
@@ -258,6 +259,8 @@ def read_photo(path: str | None, limits: Limits) -> Image.Image:
     try:
         if os.path.getsize(path) > limits.megabytes << 20:
             raise InputError(f"more than the {limits.megabytes} MB that are allowed")
+        with reading(f"Cannot read the image {name}"):
+            Image.open(path, formats=FORMATS).close()
         image = load_image(path, max_pixels=limits.megapixels * 1_000_000)
         if image.mode.startswith(("I", "F")):
             to_pixels(image)  # their values may be out of range
@@ -271,7 +274,9 @@ def to_view(images: Sequence[Image.Image], geometry: Geometry) -> View:
     """The photos at the size at which they are shown, and the geometry moved along."""
     first, second = images
     sizes = one_height(first.size, second.size, WIDTH)
-    shown = [Image.fromarray(_rgb(image)).resize(size, Image.Resampling.LANCZOS) for image, size in zip(images, sizes)]
+    shown = [
+        Image.fromarray(to_rgb(image)).resize(size, Image.Resampling.LANCZOS) for image, size in zip(images, sizes)
+    ]
     from_shown = [np.linalg.inv(resizing(image.size[::-1], size[::-1])) for image, size in zip(images, sizes)]
     fundamental, homography = geometry.verdict.fundamental, geometry.homography
     if fundamental is not None:
@@ -297,10 +302,10 @@ def overlay(image0: Image.Image, image1: Image.Image, homography: Any) -> tuple[
         return None
     # of determinant 1: what is in front of the camera then has a positive third coordinate
     to_first = np.linalg.inv(homography / np.cbrt(np.linalg.det(homography)))
-    first, second = (torch.tensor(_rgb(image)).permute(2, 0, 1).float() for image in (image0, image1))
+    first, second = (torch.tensor(to_rgb(image)).permute(2, 0, 1).float() for image in (image0, image1))
     warped, seen = warp_images(second[None], torch.from_numpy(to_first)[None], image0.height, image0.width)
     pixels = torch.where(seen, warped[0], 0.3 * first).round().byte().permute(1, 2, 0).numpy()
-    return image0.convert("RGB"), Image.fromarray(pixels)
+    return Image.fromarray(to_rgb(image0)), Image.fromarray(pixels)
 
 
 def point_at(view: View, x: float, y: float) -> tuple[int, float, float] | None:
@@ -309,13 +314,6 @@ def point_at(view: View, x: float, y: float) -> tuple[int, float, float] | None:
     image, left = (0, 0) if x < first.width else (1, first.width)
     inside = 0 <= x < first.width + second.width and 0 <= y < first.height
     return (image, x - left, y) if inside else None
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """`(h, w, 3)` uint8, of any mode."""
-    pixels, white = to_pixels(image)
-    pixels = np.round(pixels * (255 / white)).astype(np.uint8).transpose(1, 2, 0)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
 def summarize(images: Sequence[Image.Image], matches: Matches, geometry: Geometry, times: dict[str, float]) -> str:

@@ -114,6 +114,19 @@ def _resized_region(region: Any, image_shape: tuple[int, int], shape: tuple[int,
     return mask[rows][:, columns] != 0
 
 
+def resize_to(pixels: np.ndarray, size: Any, resample: int, name: str = "the image") -> np.ndarray:
+    """What `to_pixels` gives, `(channels, h, w)`, in the size that a processor's `size` says.
+
+    Raises:
+        ValueError: `size` is none, or makes more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    height, width = resized_shape(pixels.shape[1], pixels.shape[2], _to_size_dict(size))
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and height * width > 2 * most:
+        raise ValueError(f"`size` would make {name} {width} x {height} pixels, more than {2 * most}.")
+    return resize_pixels(pixels, height, width, resample)
+
+
 def _to_size_dict(size: Any) -> dict[str, int]:
     """Normalise `size`: an int is the longest edge, two ints are (height, width), a mapping has one of the two forms.
 
@@ -270,11 +283,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
             pixels, white = to_pixels(image, name, input_data_format)
             original = pixels.shape[1], pixels.shape[2]
             if do_resize:
-                height, width = resized_shape(*original, size)
-                most = Image.MAX_IMAGE_PIXELS
-                if most is not None and height * width > 2 * most:
-                    raise ValueError(f"`size` would make {name} {width} x {height} pixels, more than {2 * most}.")
-                pixels = resize_pixels(pixels, height, width, resample)
+                pixels = resize_to(pixels, size, resample, name)
             if do_rescale:
                 pixels = (pixels * np.float64(rescale_factor * (255 / white))).astype(np.float32)
             if do_grayscale and not (pixels == pixels[:1]).all():

@@ -153,6 +153,13 @@ def to_pixels(
     return pixels, white
 
 
+def to_rgb(image: Image.Image | np.ndarray | torch.Tensor, name: str = "the image") -> np.ndarray:
+    """A decoded image as `(h, w, 3)` uint8; see [`to_pixels`]."""
+    pixels, white = to_pixels(image, name)
+    rgb = pixels if white == 255 else np.round(pixels * (255 / white)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(rgb, (3, *rgb.shape[1:])).transpose(1, 2, 0))
+
+
 def _channels_first(pixels: np.ndarray, name: str, input_data_format: str | None) -> np.ndarray:
     """Move the channels of a 3-D array to the front, finding them by their number where the caller does not say."""
     first, last = (pixels.ndim == 3 and pixels.shape[axis] in (1, 3, 4) for axis in (0, -1))

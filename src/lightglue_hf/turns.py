@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 from .features import KeypointFeatures
-from .geometry import resized_shape, turn_keypoints
-from .images import load_image, resize_pixels, to_pixels
+from .geometry import turn_keypoints
+from .image_processing_lightglue import resize_to
+from .images import load_image, to_pixels
 from .tiles import SIDE, features_of_tiles
+from .utils.errors import InputError
 
 TURNS = (1, 2, 4)
 
@@ -47,13 +49,20 @@ def match_turned(
         counter-clockwise quarter turns of the second photo, 0 to 3, with which it was found.
 
     Raises:
-        ValueError: other turns; tiles of a size that leaves no core; no image.
+        ValueError: other turns; tiles of a size that leaves no core; a `longest_edge` that is no number; no image;
+            a graph that was made for images of one size, for tiles or quarter turns.
     """
     if turns not in TURNS:
         raise ValueError(f"turns must be 1, 2 or 4, got {turns!r}")
     if turns == 1 and not tiles:
         options = {} if longest_edge is None else {"size": {"longest_edge": longest_edge}}
         return model(**processor(list(images), return_tensors="pt", device=model.device, **options)), 0
+    height, width = _fixed_size(model)
+    if height and (tiles or (turns == 4 and height != width)):
+        raise InputError(
+            f"this graph takes images of {height} x {width} alone, and no tiles or quarter turns of them: export it "
+            "without height and width"
+        )
     side = SIDE if tiles is True else int(tiles)
     first, second = (_pixels(image, processor, bool(tiles), longest_edge) for image in images)
     tried = range(0, 4, 4 // turns)
@@ -64,6 +73,13 @@ def match_turned(
     best = int(np.argmax(scores.cpu().numpy()))  # of equals the least turned
     outputs = type(outputs)(**{name: value[best : best + 1] for name, value in outputs.items()})
     return _turned_back(outputs, turned[best], tried[best]), tried[best]
+
+
+def _fixed_size(model: Any) -> tuple[int, int]:
+    """(height, width) of the images that a graph was made for; 0 for any."""
+    axes = model.axes("detector") if hasattr(model, "engine") else None
+    height, width = axes["pixel_values"][-2:] if axes else (0, 0)
+    return (height, width) if height and width else (0, 0)
 
 
 def _pixels(image: Any, processor: Any, full: bool, longest_edge: int | None) -> np.ndarray:
@@ -79,8 +95,7 @@ def _pixels(image: Any, processor: Any, full: bool, longest_edge: int | None) ->
     pixels, white = to_pixels(image)
     if longest_edge is not None or (processor.do_resize and not full):
         size = processor.size if longest_edge is None else {"longest_edge": longest_edge}
-        height, width = resized_shape(pixels.shape[1], pixels.shape[2], size)
-        pixels = resize_pixels(pixels, height, width, processor.resample)
+        pixels = resize_to(pixels, size, processor.resample)
     return pixels if white == 255 else np.clip(pixels / np.float32(white), 0, 1)
 
 

@@ -16,6 +16,7 @@ from .evaluation.methods import to_prediction
 from .image_processing_lightglue import LightGlueImageProcessor
 from .images import load_image, to_pixels
 from .turns import match_turned
+from .utils.validation import whole_number
 
 IMAGES = (Image.Image, np.ndarray, torch.Tensor)
 
@@ -89,7 +90,7 @@ def match(
         device: by default "cuda" where there is one, else "cpu"; for a model by name.
 
     Raises:
-        ValueError: `turns` or `tiles` of another kind; a model that was loaded before without its processor, or with
+        ValueError: a number out of its range; a model that was loaded before without its processor, or with
             settings that are its own; no such checkpoint; an array that is no image.
         OSError: a photo or checkpoint cannot be read.
 
@@ -135,6 +136,7 @@ def _load(name: str, max_keypoints: int | None, device: str) -> tuple[Any, Any]:
     if not model.config.use_keypoint_detector:
         raise ValueError(f"{name} is a matcher without a detector")
     if max_keypoints is not None:
+        whole_number("max_keypoints", max_keypoints, -1)
         model.config.keypoint_detector_config.max_keypoints = max_keypoints
     return processor, model
 

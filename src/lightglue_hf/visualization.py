@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .images import load_image, to_pixels
+from .images import load_image, to_rgb
 from .utils.optional import import_optional
 
 if TYPE_CHECKING:
@@ -506,6 +506,4 @@ def _to_rgb(image: Any) -> np.ndarray:
     """Return any image as `(h, w, 3)` uint8."""
     if not isinstance(image, (np.ndarray, torch.Tensor)):
         image = load_image(image)
-    pixels, white = to_pixels(image)
-    rgb = np.round(pixels * (255 / white)).astype(np.uint8).transpose(1, 2, 0)
-    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
+    return to_rgb(image)

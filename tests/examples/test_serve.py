@@ -132,6 +132,9 @@ class Gated:
 
 
 PHOTO = encoded(Image.new("L", (40, 30)))
+# turned, with a fraction (type 11) in the field of a whole number, which Pillow reads and does not write
+EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + bytes.fromhex("0112 0003 00000001 0006 0000 0128 000b 00000001 3fc00000")
+ODD = encoded(Image.new("L", (40, 30)), "JPEG", exif=EXIF + bytes(4))
 
 
 def test_the_answer_is_the_model_s_in_pixels_of_the_upright_photos(checkpoint):
@@ -198,6 +201,7 @@ def test_more_than_may_wait_are_sent_away():
     ("files", "status", "detail"),
     [
         ({"image0": PHOTO, "image1": b"no photo"}, 422, "image1 is no photo that can be read (JPEG, PNG, WEBP)."),
+        ({"image0": PHOTO, "image1": ODD}, 422, "image1 is no photo that can be read (JPEG, PNG, WEBP)."),
         ({"image0": PHOTO[:-30], "image1": PHOTO}, 422, "image0 is no photo that can be read (JPEG, PNG, WEBP)."),
         ({"image0": encoded(Image.new("L", (8, 8)), "BMP"), "image1": PHOTO}, 422, "image0 is no photo"),
         ({"image0": PHOTO}, 422, "Two photos are needed, as files image0 and image1: image1 is wrong."),

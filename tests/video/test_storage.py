@@ -91,5 +91,9 @@ def test_other_files_are_refused(tmp_path):
         file["ids"].resize(2, axis=0)
     with pytest.raises(InputError, match="do not go together"):
         read_tracks(tmp_path / "cut.h5")
+    with h5py.File(tmp_path / "cut.h5", "a") as file:
+        file["first"].resize(0, axis=0)
+    with pytest.raises(InputError, match="do not go together"):
+        read_tracks(tmp_path / "cut.h5")
     with pytest.raises(InputError, match="does not exist"):
         read_tracks(tmp_path / "no.h5")

@@ -163,6 +163,11 @@ def test_a_graph_gets_no_more_points_than_it_takes(wall):
     assert table.max() < 2 * POINTS
 
 
+def test_all_points_are_followed_however_many_there_are():
+    table = follow(Tracker(ByDescriptor()), Wall(1500), [{}, {}, {}])
+    assert (table == table[0]).all()
+
+
 def test_each_frame_is_matched_once_while_nothing_is_lost(wall):
     model = ByDescriptor()
     follow(Tracker(model), wall, [walk(t) for t in range(15)])

@@ -299,6 +299,43 @@ def test_drop_and_paste(page, address):
     assert matches_of(page)["images"] == ["left.jpg", "right.jpg"]
 
 
+SLOW = "const shown = await"
+LATER = "if (place === 1) await new Promise((resolve) => setTimeout(resolve, 500));"
+
+
+def test_a_second_pair_whose_photos_come_one_after_the_other(page, address, monkeypatch):
+    """The first of the new photos is there while the second is still being read."""
+    source = (SITE / "worker.js").read_text()
+    assert SLOW in source
+    monkeypatch.setitem(Handler.replaced, "/worker.js", source.replace(SLOW, f"{LATER} {SLOW}").encode())
+    page.goto(address + "?threads=1")
+    page.get_by_text("Ready").wait_for(timeout=PATIENCE)
+    page.click("#example")
+    assert matches_of(page)["images"] == ["left.jpg", "right.jpg"]
+    page.evaluate(GIVE, ["drop", "body", ["right.jpg", "left.jpg"]])
+    page.locator("#name0").get_by_text("right.jpg").wait_for()
+    page.locator("#name1").get_by_text("left.jpg").wait_for()
+    assert matches_of(page)["images"] == ["right.jpg", "left.jpg"]
+    assert not page.get_by_role("alert").is_visible()
+
+
+def test_a_broken_photo_while_others_are_matched(page, address, monkeypatch):
+    source = (SITE / "worker.js").read_text()
+    step = "const found = await session.run(feeds);"
+    assert step in source
+    slow = source.replace(step, f"{step} await new Promise((resolve) => setTimeout(resolve, 500));")
+    monkeypatch.setitem(Handler.replaced, "/worker.js", slow.encode())
+    page.goto(address + "?threads=1")
+    page.get_by_text("Ready").wait_for(timeout=PATIENCE)
+    page.click("#example")
+    page.get_by_text("Matching ...").wait_for(timeout=PATIENCE)
+    choose(page, ("notes.txt", b"not a picture"))
+    page.get_by_text("Ready").wait_for(timeout=PATIENCE)
+    page.locator("main[aria-busy=false]").wait_for()
+    assert page.get_by_role("alert").inner_text() == "notes.txt is no picture that this browser can read."
+    assert not page.locator("#result").is_visible()
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 def test_it_fits_the_screen(ready, width):
     ready.set_viewport_size({"width": width, "height": 800})

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..features import KeypointFeatures
 from ..geometry import points_inside, scale_keypoints
+from ..images import to_rgb
 
 BORDER = 0.02  # of the shorter side: what is found nearer to the edge of a picture on a canvas may be the edge
 
@@ -50,7 +51,7 @@ class FrameFeatures:
             return in_picture(self(image), (height, width))
         shape = max(height / fixed["height"], width / fixed["width"])
         canvas = Image.new("RGB", (round(fixed["width"] * shape), round(fixed["height"] * shape)))
-        canvas.paste(image.convert("RGB"))
+        canvas.paste(Image.fromarray(to_rgb(image)))
         features = in_picture(self(canvas), (canvas.height, canvas.width))
         border = BORDER * min(height, width)
         inside = points_inside(features["keypoints"], (height - border, width - border))

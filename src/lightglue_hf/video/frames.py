@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..collection.photos import BROKEN, natural_order
-from ..images import find_photos, load_image, to_pixels
+from ..images import find_photos, load_image, to_rgb
 from ..utils.errors import InputError
 from ..utils.files import overwriting, regular_file
 from ..utils.optional import import_optional
@@ -190,12 +190,10 @@ def _folder(folder: Path, rate: float) -> Frames:
     def frames() -> Iterator[Frame]:
         for index, path in enumerate(paths):
             try:
-                pixels, white = to_pixels(load_image(path), str(path))
+                rgb = to_rgb(load_image(path), str(path))
             except BROKEN as error:
                 raise InputError(_said(error)) from error
-            rgb = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)
-            rgb = rgb if white == 255 else np.round(rgb * (255 / white)).astype(np.uint8)
-            yield Frame(index, index / rate, np.ascontiguousarray(rgb))
+            yield Frame(index, index / rate, rgb)
 
     return Frames(frames(), (0, 0), rate, len(paths), live=False)
 

@@ -183,6 +183,6 @@ def read_tracks(path: str | os.PathLike[str]) -> SavedTracks:
         first = columns["first"]
         rows = {len(columns[name]) for name in ("ids", "positions", "scores")}
         frames = {len(columns[name]) for name in ("times", "keyframes")}
-        if rows != {int(first[-1])} or frames != {len(first) - 1} or (np.diff(first) < 0).any():
+        if not len(first) or rows != {int(first[-1])} or frames != {len(first) - 1} or (np.diff(first) < 0).any():
             raise InputError(f"{path} is broken: its frames and rows do not go together")
         return SavedTracks(**columns, image_size=size, template_size=template_size, settings=settings_of(file))

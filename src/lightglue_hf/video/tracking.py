@@ -35,6 +35,9 @@ MOST_KEYFRAMES = 4
 FEWEST_LOST = 16
 """Points that a keyframe is not matched for less than."""
 
+FEWEST_AT_MOST = 1024
+"""Points that are matched with a frame at most, where it has few of its own."""
+
 CLEARING = 8
 """Every so many frames it is forgotten who was lost for too long."""
 
@@ -126,7 +129,8 @@ class Tracker:
         memory: frames for which a lost point is looked for in every frame; afterwards by keyframes.
         every: frames between two looks at a keyframe. There is none before, unless all points are lost.
         survivors: a frame becomes a keyframe when it has less than this share of the last one's tracks.
-        capacity: points that are matched with a frame at most; as many as an exported graph takes, else 1024.
+        capacity: points that are matched with a frame at most; as many as an exported graph takes, else twice as many
+            as the frame before has, and at least 1024.
 
     Raises:
         ValueError: a number out of its range.
@@ -154,7 +158,7 @@ class Tracker:
             )
         self.model = model
         self.window, self.memory, self.every, self.survivors = window, min(memory, window), every, survivors
-        self.capacity = capacity or _columns(model) or 1024
+        self.capacity = capacity or _columns(model)
         self.reset()
 
     def reset(self) -> None:
@@ -203,6 +207,7 @@ class Tracker:
 
     def _refer(self, points: Points, lost: Points | None) -> Points:
         """What the next frame is matched with: this one's points and those lost of late, the oldest tracks first."""
+        most = self.capacity or max(FEWEST_AT_MOST, 2 * len(points))
         if lost is not None:
             seen = set(points.ids.tolist())
             keep = [
@@ -210,10 +215,10 @@ class Tracker:
                 for id in lost.ids.tolist()
             ]
             points = points + lost.at(np.array(keep, bool))
-        if len(points) <= self.capacity:
+        if len(points) <= most:
             return points
         ages = np.array([self.lives[id].age for id in points.ids.tolist()])
-        return points.at(np.argsort(-ages, kind="stable")[: self.capacity])
+        return points.at(np.argsort(-ages, kind="stable")[:most])
 
     # -- to keyframes
 
