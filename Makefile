@@ -72,7 +72,7 @@ test-export5: .venv-export5/.dev-export $(ORT_HEADERS)
 	@$(call PYTEST,$(BIN_EXPORT5)) $(EXPORT_TESTS) $(PARALLEL) $(ARGS)
 
 test-notebooks: .venv-export/.dev-notebooks
-	@$(BIN_EXPORT)/python -m pytest tests/test_notebooks.py -m notebooks $(ARGS)
+	@$(call PYTEST,$(BIN_EXPORT)) tests/test_notebooks.py -m notebooks $(PARALLEL) --dist=load $(ARGS)
 
 notebooks: .venv-export/.dev-notebooks
 	@$(BIN_EXPORT)/python -m tests.run_notebooks

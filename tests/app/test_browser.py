@@ -221,6 +221,7 @@ def test_a_photo_may_be_taken_or_pasted(visit, photos):
     first, second = page.locator(".photo").nth(0), page.locator(".photo").nth(1)
     first.get_by_label("Capture from camera").click()
     first.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('.photo video')?.currentTime > 0")  # before that there is no picture
     first.get_by_label("capture photo").click()
     first.locator(UPLOADED).wait_for()
     page.evaluate(
