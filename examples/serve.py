@@ -212,7 +212,8 @@ def create_app(load: Callable[[], Callable[[list[Pair]], list[Answer]]], limits:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         fields = ", ".join(str(item["loc"][-1]) for item in error.errors())
-        return JSONResponse({"detail": f"Two photos are needed, as files image0 and image1: {fields} is wrong."}, 422)
+        said = f"Two photos are needed, as files image0 and image1: {fields} is missing or no file."
+        return JSONResponse({"detail": said}, 422)
 
     @app.get("/health")
     async def health() -> JSONResponse:

@@ -2,7 +2,7 @@
 
     npm ci --prefix web
     python web/build.py build/web --model tiny
-    python -m http.server --directory build/web
+    python -m http.server --bind 127.0.0.1 --directory build/web
 
 What is built is static: any web server serves it, from any path.
 """
@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     write_model(options.model, options.max_keypoints, options.output / "model")
     write_example(options.output / "example")
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
-    print(f"wrote {options.output}, {size / 1e6:.0f} MB: python -m http.server --directory {options.output}")
+    serve = f"python -m http.server --bind 127.0.0.1 --directory {options.output}"
+    print(f"wrote {options.output}, {size / 1e6:.0f} MB: {serve}")
 
 
 def write_runtime(directory: Path) -> None:

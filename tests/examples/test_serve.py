@@ -204,7 +204,7 @@ def test_more_than_may_wait_are_sent_away():
         ({"image0": PHOTO, "image1": ODD}, 422, "image1 is no photo that can be read (JPEG, PNG, WEBP)."),
         ({"image0": PHOTO[:-30], "image1": PHOTO}, 422, "image0 is no photo that can be read (JPEG, PNG, WEBP)."),
         ({"image0": encoded(Image.new("L", (8, 8)), "BMP"), "image1": PHOTO}, 422, "image0 is no photo"),
-        ({"image0": PHOTO}, 422, "Two photos are needed, as files image0 and image1: image1 is wrong."),
+        ({"image0": PHOTO}, 422, "Two photos are needed, as files image0 and image1: image1 is missing or no file."),
         ({"image0": encoded(Image.new("1", (2000, 1001))), "image1": PHOTO}, 413, "image0 has 2.0 megapixels, more"),
         ({"image0": bytes(2_000_000), "image1": PHOTO}, 413, "The request has more than 1 megabytes."),
     ],

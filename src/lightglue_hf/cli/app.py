@@ -9,7 +9,7 @@ from functools import partial
 from .arguments import add_model_options, count, log, number
 from .models import load_matcher
 
-HELP = "open a page in the browser: two photos, their matches, and every setting"
+HELP = "open a page in the browser: two photos, sliders for the settings, and the matches"
 EPILOG = (
     "It listens on this machine alone unless --host says otherwise, and sends nothing anywhere; only a published "
     "checkpoint is fetched when it is first used. Ctrl-C ends it."

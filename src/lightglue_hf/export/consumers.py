@@ -460,9 +460,9 @@ class Consumer(NamedTuple):
         """
         fitting = self._fitting(part, config)
         if not fitting:
-            raise ValueError(
-                f"{self.title} takes {', '.join(self.parts(config)) or 'no part'} of this model, not {part}"
-            )
+            own = ", ".join(self.parts(config))
+            which = f", not {part}" if own else ": docs/export.md says which models it takes"
+            raise ValueError(f"{self.title} takes {own or 'no part'} of this model{which}")
         return fitting[0]
 
     def _fitting(self, part: str, config: LightGlueConfig) -> list[type[Layout]]:

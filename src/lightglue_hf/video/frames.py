@@ -99,7 +99,8 @@ def open_frames(source: str | os.PathLike[str], rate: float = PICTURES_A_SECOND)
         else:
             container = av.open(device[1], format=device[0])
     except FileNotFoundError:
-        raise InputError(f"{name} does not exist") from None
+        what = f"{name} does not exist" if device is None else f"there is no camera {name}: {device[1]} does not exist"
+        raise InputError(what) from None
     except (av.FFmpegError, OSError, ValueError) as error:
         what = "is no video, or a broken one" if device is None else "is no camera that can be opened"
         raise InputError(f"{name} {what}: {_said(error)}") from error
