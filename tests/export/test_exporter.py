@@ -357,6 +357,19 @@ def test_fixed_shapes(tmp_path, checkpoint):
     assert {o.name: o.shape for o in session.get_outputs()}["matches"] == [2, 2, 40]
 
 
+def test_a_matcher_of_more_points_than_are_found(tmp_path, checkpoint):
+    needs("onnx")
+    options = ExportOptions(
+        ("detector", "matcher"), batch_size=1, height=48, width=64, num_keypoints=40, matcher_keypoints=80
+    )
+    export(checkpoint, tmp_path, "onnx", options)
+    import onnxruntime
+
+    detector, matcher = (onnxruntime.InferenceSession(tmp_path / FILES["onnx"][part]) for part in options.parts)
+    assert {o.name: o.shape for o in detector.get_outputs()}["keypoints"] == [1, 40, 2]
+    assert {i.name: i.shape for i in matcher.get_inputs()}["keypoints"] == [1, 2, 80, 2]
+
+
 def test_weights_in_half_precision(backend, checkpoint, tmp_path):
     sizes = {}
     for weight_format in ("fp32", "fp16"):
@@ -492,6 +505,7 @@ def test_the_cpp_of_its_page(backend, checkpoint, tmp_path, model):
         ({"weight_format": "int3"}, "weight_format"),
         ({"batch_size": -1}, "batch_size"),
         ({"num_keypoints": 0}, "num_keypoints"),
+        ({"matcher_keypoints": 0}, "matcher_keypoints"),
         ({"opset": 15}, "opset must be at least 16"),
         ({"height": 480}, "height and width"),
         ({"adaptive": True, "batch_size": 2}, "one pair"),

@@ -27,6 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=0, metavar="N", help="of the images; 0: any (default)")
     help_keypoints = "keypoints of an image, fewer are padded; default: the model's maximum, or 1024"
     add_max_keypoints(parser, help_keypoints)
+    help_matcher = "columns of the matcher's own graph, if others, as for a video's frames; default: as above"
+    parser.add_argument("--matcher-keypoints", type=count, metavar="N", help=help_matcher)
     help_part = "one or several; default: pipeline, or what the program of --for takes"
     parts = ("pipeline", "detector", "matcher")
     parser.add_argument("--part", nargs="+", choices=parts, default=(), help=help_part)
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
             height=args.height,
             width=args.width,
             num_keypoints=args.max_keypoints,
+            matcher_keypoints=args.matcher_keypoints,
             adaptive=args.adaptive,
             weight_format=args.weight_format,
             calibration=args.calibration,

@@ -86,7 +86,8 @@ def load_for_frames(args: argparse.Namespace, size: tuple[int, int]) -> tuple[An
 
     height, width = resized_shape(*size, {"longest_edge": args.longest_edge})
     if args.engine == "openvino":
-        processor, model = load_openvino(args, batch_size=1, height=height, width=width, adaptive=True)
+        shapes = {"batch_size": 1, "height": height, "width": width, "matcher_keypoints": 2 * args.max_keypoints}
+        processor, model = load_openvino(args, adaptive=True, **shapes)
     else:
         processor, model = load_matcher(args.model, args)
     given = hasattr(model, "engine") and getattr(model, "_export_directory", None) is None

@@ -66,6 +66,8 @@ class ExportOptions:
         height, width: of the images; 0 for any of at least 8 pixels. Both or neither.
         num_keypoints: the columns of every image, those without a keypoint masked; by default the detector's
             `max_keypoints`, 1024 where it has none. For the matcher alone any number by default.
+        matcher_keypoints: the columns of the graph of the matcher alone, where they are others: a video's frame is
+            matched with more points than are found in it.
         adaptive: stop early and prune points as the model's configuration says; otherwise all layers run.
         weight_format: "fp32", "fp16" or "int8", how the weights are stored.
         calibration: folder of photos to quantise weights and activations by (OpenVINO alone).
@@ -83,6 +85,7 @@ class ExportOptions:
     height: int = 0
     width: int = 0
     num_keypoints: int | None = None
+    matcher_keypoints: int | None = None
     adaptive: bool = False
     weight_format: str = "fp32"
     calibration: str | os.PathLike[str] | None = None
@@ -108,8 +111,10 @@ class ExportOptions:
             raise ValueError(f"batch_size must be at least 0, got {self.batch_size}")
         if self.opset < FIRST_OPSET:
             raise ValueError(f"opset must be at least {FIRST_OPSET}, got {self.opset}")
-        if self.num_keypoints is not None and self.num_keypoints < 1:
-            raise ValueError(f"num_keypoints must be at least 1, got {self.num_keypoints}")
+        for name in ("num_keypoints", "matcher_keypoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         sides = (self.height, self.width)
         if sides != (0, 0) and min(sides) < SIZE_DIVISOR:
             raise ValueError(f"height and width must both be 0 or at least {SIZE_DIVISOR}, got {sides}")
@@ -234,7 +239,7 @@ class Exportable:
         if options.adaptive or (self.one_by_one and part == "pipeline"):
             batch = 1
         height, width = options.height or "height", options.width or "width"
-        n: int | str = options.num_keypoints or "keypoints"
+        n: int | str = options.matcher_keypoints or options.num_keypoints or "keypoints"
         if part != "matcher":
             n = config.keypoint_detector_config.max_keypoints
         pair: tuple[int | str, ...] = (batch, 2)
