@@ -122,14 +122,19 @@ class Batcher:
             while len(batch) < self.limits.batch and not self.waiting.empty():
                 batch.append(self.waiting.get_nowait())
             pairs, futures = zip(*batch)
-            try:
-                answers: list[Any] = await loop.run_in_executor(self.thread, match, list(pairs))
-            except Exception as error:
-                log.exception("a batch of %d failed", len(batch))
-                answers = [error] * len(batch)
-            for future, answer in zip(futures, answers):
+            for future, answer in zip(futures, await self.matched(match, list(pairs))):
                 if not future.done():  # its request was given up
                     future.set_exception(answer) if isinstance(answer, Exception) else future.set_result(answer)
+
+    async def matched(self, match: Callable[[list[Pair]], list[Answer]], pairs: list[Pair]) -> list[Any]:
+        """The answers of a batch; if it fails those of each pair alone, so that one takes no other along."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.thread, match, pairs)
+        except Exception as error:
+            log.exception("a batch of %d failed", len(pairs))
+            if len(pairs) == 1:
+                return [error]
+        return [answer for pair in pairs for answer in await self.matched(match, [pair])]
 
     async def answer(self, read: Callable[[], Pair]) -> Answer:
         """Read a pair in some thread, and match it when its turn comes.

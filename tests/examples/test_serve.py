@@ -256,6 +256,31 @@ def test_a_batch_that_fails_is_an_error_and_the_next_is_not():
         assert get(app)[2] == {"status": "ready", "waiting": 0}
 
 
+def test_a_pair_that_fails_takes_no_other_along():
+    batches, busy, together = [], threading.Event(), threading.Event()
+
+    def match(pairs):
+        busy.set()
+        together.wait()
+        batches.append(len(pairs))
+        if any(pair[0].width == 7 for pair in pairs):
+            raise RuntimeError("out of luck")
+        return [{} for _ in pairs]
+
+    together.set()
+    with running(lambda: match) as app, ThreadPoolExecutor(3) as clients:
+        busy.clear()
+        together.clear()
+        first = clients.submit(post, app, image0=PHOTO, image1=PHOTO)
+        until(busy.is_set)
+        bad = clients.submit(post, app, image0=encoded(Image.new("L", (7, 9))), image1=PHOTO)
+        good = clients.submit(post, app, image0=PHOTO, image1=PHOTO)
+        until(lambda: app.batcher.waiting.qsize() == 2)
+        together.set()
+        assert [answer.result()[0] for answer in (first, bad, good)] == [200, 500, 200]
+    assert batches == [1, 1, 2, 1, 1]
+
+
 def test_what_was_asked_is_answered_before_it_ends():
     gated = Gated()
     with running(gated, batch=2) as app, ThreadPoolExecutor(6) as pool:

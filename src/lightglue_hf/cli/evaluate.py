@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..utils.errors import InputError
+from ..utils.optional import how_to_install
 from .arguments import BUNDLED, add_model_options, json_file, log, markdown, refuse_overwriting
 from .errors import reading
 from .models import find_checkpoint, load_matcher
@@ -112,7 +113,7 @@ def _methods(args: argparse.Namespace) -> tuple[list[Method], dict[str, dict[str
 
     chosen = args.methods or METHODS
     if args.methods is None and not find_spec("cv2"):
-        log(args, "RootSIFT is left out, OpenCV is not installed: install lightglue-hf[eval]")
+        log(args, f"RootSIFT is left out, OpenCV is not installed: {how_to_install('eval')}")
         chosen = METHODS[:2]
     methods = []
     about: dict[str, dict[str, str]] = {"weights (MB)": {}, "licence": {}}

@@ -26,6 +26,7 @@ from ..image_processing_lightglue import SIZE_DIVISOR, LightGlueImageProcessor
 from ..images import PHOTO_SUFFIXES, find_photos
 from ..modeling_lightglue import LightGlueForKeypointMatching
 from ..utils.files import refilling
+from ..utils.optional import how_to_install
 from .check import LIMITS, Check, ExportError, check, examples_of
 from .consumers import CONSUMERS, Layout
 from .formats import ONNXFormat, OpenVINOFormat
@@ -411,7 +412,7 @@ def _need(backend: str, options: ExportOptions) -> None:
         packages.append("nncf")
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise ImportError(f"{', '.join(missing)} missing: install lightglue-hf[{backend}]")
+        raise ImportError(f"{', '.join(missing)} missing: {how_to_install(backend)}")
 
 
 def _write_manifest(source: Exportable, directory: Path, name: str, graphs: dict[str, Graph]) -> None:

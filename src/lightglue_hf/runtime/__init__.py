@@ -6,6 +6,8 @@ Either is imported when it is first asked for, because what it is built on is op
 from importlib import import_module
 from typing import Any
 
+from ..utils.optional import how_to_install
+
 _CLASSES = {
     "OVModelForKeypointMatching": ("openvino", "Optimum Intel"),
     "ORTModelForKeypointMatching": ("onnxruntime", "ONNX Runtime and Optimum"),
@@ -20,4 +22,4 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f".{module}", __name__), name)
     except ImportError as error:
-        raise ImportError(f"{name} needs {needs}: install lightglue-hf[{_EXTRAS[module]}]") from error
+        raise ImportError(f"{name} needs {needs}: {how_to_install(_EXTRAS[module])}") from error

@@ -17,4 +17,9 @@ def import_optional(module: str, extra: str) -> Any:
     except ImportError as error:
         package = module.split(".")[0]
         missing = "is not installed" if error.name == package or not error.name else f"cannot be imported ({error})"
-        raise MissingPackageError(f"{package} {missing}: install lightglue-hf[{extra}]") from error
+        raise MissingPackageError(f"{package} {missing}: {how_to_install(extra)}") from error
+
+
+def how_to_install(extra: str) -> str:
+    """What to do about a package that is not installed; the package index does not have this one."""
+    return f'install lightglue-hf[{extra}], in a checkout of it by pip install ".[{extra}]"'
