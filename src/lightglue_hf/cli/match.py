@@ -54,12 +54,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Match two photos, print the counts, draw and save the matches."""
-    from ..matching import describe
-
     refuse_overwriting(args.images, args.output, args.save)
     if args.save and args.save.suffix.lower() == ".h5":
         import_optional("h5py", "train")  # before the work is done
     images = read_photos(args.images)
+    from ..matching import describe  # which takes seconds: a photo that is not there is said at once
+
     result = match_pair(images, args, args.turns, args.tiles)
     report: Callable[[str], Any] = (lambda text: None) if args.json or args.quiet else print
     for name, image, points, size in zip(args.images, images, result.prediction[:2], result.sizes):
