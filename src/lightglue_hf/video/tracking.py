@@ -187,7 +187,7 @@ class Tracker:
         gaps, ages = self._see(points)
         keyframe = self._choose_keyframe(points)
         self.reference = self._refer(points, lost)
-        return Tracks(points.ids, points.positions, ages, gaps, scores, keyframe)
+        return Tracks(points.ids.copy(), points.positions.copy(), ages, gaps, scores, keyframe)
 
     # -- from frame to frame
 
