@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from .arguments import Parser
+from .arguments import Parser, remark
 
 HELP = "train the detector, or the matcher on a trained detector, from procedural images"
 EPILOG = "docs/training.md says how and with what result."
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     recipe_class, train = recipes[args.network]
     recipe = read_recipe(recipe_class, f"lightglue-hf train {args.network}", args.options)
     train(recipe)
-    print(f"wrote {recipe.output_dir}")
+    remark(args, f"wrote {recipe.output_dir}")
 
 
 def read_recipe(recipe_class: Any, prog: str, options: list[str]) -> Any:
