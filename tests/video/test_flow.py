@@ -153,6 +153,24 @@ def test_ages_and_gaps_count_frames(features, walls):
     assert (back.ages + back.gaps)[known].max() == 6
 
 
+@pytest.mark.parametrize(("window", "every"), [(60, 1), (3, 2), (0, 5)])
+def test_ages_and_gaps_are_those_of_the_ids_whatever_happens(features, walls, window, every):
+    rng = np.random.default_rng(window)
+    tracker, seen, back = FlowTracker(features, window, every), {}, 0
+    for t in range(30):
+        kind = rng.random()
+        frame = picture(walls[int(kind < 0.2)], walk(rng.normal() * 8 if kind > 0.8 else t / 4), rng.uniform(0.4, 1))
+        tracks = tracker.update(np.zeros_like(frame) if 0.2 < kind < 0.3 else frame)
+        assert len(set(tracks.ids.tolist())) == len(tracks.ids)
+        for id, age, gap in zip(tracks.ids.tolist(), tracks.ages.tolist(), tracks.gaps.tolist()):
+            frames = seen.setdefault(id, [])
+            assert (age, gap) == (len(frames) + 1, t - frames[-1] - 1 if frames else 0)
+            assert gap <= window
+            frames.append(t)
+            back += gap > 0
+    assert (back > 50) == (window > 0)
+
+
 def test_what_a_caller_does_to_tracks_does_nothing_to_the_tracker(features, walls):
     frames = [picture(walls[0], walk(t)) for t in range(4)]
     expected = follow(FlowTracker(features), frames)

@@ -6,7 +6,7 @@ import torch
 
 from lightglue_hf import KeypointFeatures
 from lightglue_hf.video import Tracker
-from lightglue_hf.video.points import agreeing, moved_along
+from lightglue_hf.video.points import agreeing, matches_of_one_scene, moved_along, points_of
 
 from .conftest import HEIGHT, POINTS, WIDTH, ByDescriptor, Wall
 
@@ -244,6 +244,20 @@ def test_few_matches_agree_or_not():
     two = np.array([[5.0, 5.0], [20.0, 5.0]])
     assert agreeing(two, two + 40, 3.0).tolist() == [True, True]
     assert agreeing(two, two + np.array([[0, 0], [40, 0]]), 3.0).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_matches_on_their_epipolar_lines_of_which_no_neighbours_agree_show_nothing(wall, together):
+    rng = np.random.default_rng(0)
+    first, numbers = wall.features()
+    second, _ = wall.features()
+    moves = np.full(len(numbers), 20.0) if together else rng.uniform(-WIDTH / 2, WIDTH / 2, len(numbers))
+    second["keypoints"][:, 0] += torch.from_numpy(moves).float()  # along rows: a camera that goes sideways
+    links = matches_of_one_scene(ByDescriptor(), points_of(first), points_of(second))
+    if together:
+        assert len(links.first) == len(numbers)
+    else:
+        assert links is None
 
 
 def test_lost_points_move_with_their_neighbours():

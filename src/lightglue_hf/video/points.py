@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..evaluation.verdict import YES, judge_against_chance
+from ..evaluation.verdict import SAMPLE, YES, judge_against_chance
 from ..features import KeypointFeatures
 
 NEIGHBOURS, SUPPORTERS = 8, 3
@@ -208,7 +208,7 @@ def matches_of_one_scene(model: Any, first: Points, second: Points) -> Links | N
         return None
     agree = verdict.inliers.copy()
     agree[agree] = agreeing(before[agree], now[agree], TOLERANCE * second.longer_side)
-    return links.those(agree)
+    return links.those(agree) if agree.sum() > SAMPLE else None  # of fewer, geometry would not have said it
 
 
 # ---------------------------------------------------------------------------------------------------------------------
