@@ -132,6 +132,6 @@ def sample_pairs(
     together = device.type != "cpu"
     clean, layers = render(strokes, canvases, shape, device, together)
     images = augment(clean, np.stack(exposures), together)
-    views = (maps.unflatten(0, (-1, 2)) for maps in (images, clean))
-    numbers = (torch.from_numpy(array).to(device) for array in (painted, placements))
-    return PlanarPairs(*views, torch.from_numpy(homographies).to(device), layers.unflatten(0, (-1, 2)), *numbers)
+    images, clean, layers = (maps.unflatten(0, (-1, 2)) for maps in (images, clean, layers))
+    matrices, numbers, places = (torch.from_numpy(array).to(device) for array in (homographies, painted, placements))
+    return PlanarPairs(images, clean, matrices, layers, numbers, places)

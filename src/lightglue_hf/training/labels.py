@@ -1,23 +1,31 @@
-"""What the detector learns from: corners of clean views, found in both views of a pair.
+"""What the detector learns from: corners of clean views, found in both views of a pair; or a teacher's keypoints.
 
 Points are (x, y) in pixels, the centre of the first pixel is (0, 0).
 """
 
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.ground_truth import layer_at, project_on
 from ..data.homographies import PlanarPairs, project_points
 from ..data.photometry import gaussian_blur
 from ..detectors.configuration_superpoint import CELL
 from ..detectors.selection import max_pool
+from ..features import KeypointFeatures
 from ..geometry import mutual_nearest, points_inside
+from ..utils.files import write_atomically
 
 TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
 
 STRONG_THRESHOLD = 4e-4
+MOST_KEYPOINTS = 768  # of a teacher, on a canvas
 
 
 def corner_response(images: Tensor) -> Tensor:
@@ -114,6 +122,103 @@ def detector_labels(
         "location": location,
         "correspondences": torch.stack([candidates.gather(1, chosen), in1.gather(1, chosen)], 2),
         "correspondence_mask": value >= 1,
+    }
+
+
+@torch.no_grad()
+def canvas_features(teacher: Any, canvases: Tensor, path: Path) -> KeypointFeatures:
+    """What a teacher finds on canvases, from a file; found and written there if it is missing or broken.
+
+    Args:
+        teacher: a detector; its own threshold and at most 768 keypoints.
+        canvases: `(count, height, width)` uint8.
+
+    Returns:
+        Features of `shape` `(count,)`, on the device of the canvases, descriptors in float16.
+    """
+    if path.exists():
+        try:
+            return KeypointFeatures(**load_file(path, str(canvases.device)))
+        except (SafetensorError, TypeError):  # it is made anew
+            pass
+    teacher.eval().to(canvases.device).config.max_keypoints = MOST_KEYPOINTS
+    channels = getattr(teacher.config, "channels", 3)
+    parts = []
+    for batch in canvases.split(8):
+        found = teacher.extract_features(batch[:, None].expand(-1, channels, -1, -1) / 255)
+        parts.append(
+            KeypointFeatures(**{name: found[name] for name in ("keypoints", "descriptors", "mask", "scores")})
+        )
+    features = KeypointFeatures.cat(part.to(dtype=torch.float16) for part in parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save({name: value.cpu().contiguous() for name, value in features.items()}))
+    return features
+
+
+def distilled_labels(
+    pairs: PlanarPairs, teacher: KeypointFeatures, generator: torch.Generator, correspondences: int = 192
+) -> dict[str, Tensor]:
+    """What [`superpoint_loss`] learns from, out of a teacher's keypoints on the canvases.
+
+    A point is a keypoint of a canvas that both views see, or one of them if it is out of frame in the other. Cells
+    with corners alone, or with what is hidden in the other view, are ignored.
+
+    Args:
+        pairs: of `batch` pairs.
+        teacher: see [`canvas_features`].
+        generator: of the random positions, and of which points are taken.
+        correspondences: per pair, for the descriptors: points, then corners, and a tenth random positions.
+    """
+    batch, _, height, width = pairs.clean.shape
+    assert teacher.keypoints is not None
+    assert teacher.scores is not None
+    assert teacher.descriptors is not None
+    painted = pairs.canvases.clamp(min=0)
+    count = teacher.keypoints.shape[1]
+    score = (teacher.scores[painted] * (pairs.canvases >= 0)[..., None]).flatten(1)
+    on_canvas = teacher.keypoints[painted].flatten(1, 2)  # (batch, layers * count, 2)
+    layer = torch.arange(painted.shape[1], device=painted.device).repeat_interleave(count).expand(batch, -1)
+    points, visible = [], []
+    for placement, layers in zip(pairs.placements.unbind(1), pairs.layers.unbind(1)):
+        placed, front = project_on(on_canvas, placement, layer)
+        seen, inside = layer_at(placed, layers)
+        points.append(placed)
+        visible.append(torch.stack([front & (seen == layer) & (score > 0), front & inside]))
+    (seen0, inside0), (seen1, inside1) = visible
+
+    corners, responses = teacher_keypoints(pairs.clean.flatten(0, 1), 256)
+    is_corner = responses > 0
+
+    def with_corners(of_view0: Tensor, of_view1: Tensor, of_corners: Tensor) -> Tensor:
+        return torch.cat([torch.stack([of_view0, of_view1], 1).flatten(0, 1), of_corners], 1)
+
+    objectness, location = cell_labels(
+        with_corners(points[0], points[1], corners),
+        with_corners(seen0 & (seen1 | ~inside1), seen1 & (seen0 | ~inside0), is_corner & False).flatten(),
+        with_corners(seen0, seen1, is_corner).flatten(),
+        with_corners(score, score, 0 * responses).flatten(),
+        height,
+        width,
+    )
+    random = torch.rand(batch, correspondences // 10, 2, generator=generator, device=generator.device).to(corners)
+    others = torch.cat([corners[0::2], random * corners.new_tensor([width - 1, height - 1])], 1)
+    in1, known = project_points(others, pairs.homographies, *pairs.layers.unbind(1))
+    drawn = torch.rand(score.shape, generator=generator, device=generator.device).to(score)
+    wanted = torch.cat(
+        [2 + drawn, is_corner[0::2] + responses[0::2].clamp(max=0.5), torch.full_like(random[..., 0], 4)], 1
+    )
+    wanted = wanted * torch.cat([seen0 & seen1, known], 1)
+    value, chosen = wanted.topk(min(correspondences, wanted.shape[1]), dim=1)
+    both = torch.stack([torch.cat([points[0], others], 1), torch.cat([points[1], in1], 1)], 2)
+    of_teacher = chosen < score.shape[1]
+    canvas = painted.gather(1, torch.where(of_teacher, chosen // count, 0))
+    descriptors = teacher.descriptors[canvas, torch.where(of_teacher, chosen % count, 0)].float()
+    return {
+        "objectness": objectness,
+        "location": location,
+        "correspondences": both.gather(1, chosen[..., None, None].expand(-1, -1, 2, 2)),
+        "correspondence_mask": value >= 1,
+        "teacher_descriptors": descriptors * (of_teacher & (value >= 1))[..., None],
     }
 
 

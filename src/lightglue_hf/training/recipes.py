@@ -12,7 +12,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from .canvases import cached_textures, read_canvases
+from ..data.worlds import Changes
+from .canvases import cached_textures, cut_canvases, read_canvases
 
 
 class RecipeError(ValueError):
@@ -26,7 +27,10 @@ def fast_bfloat16() -> bool:
 
 # The smallest and largest number of a field, or of each in its list
 LEAST = {
+    "photo_share": 0,
     "multi_plane": 0,
+    "viewpoint": 0,
+    "inverted": 0,
     "unrelated": 0,
     "learning_rate": 0,
     "weight_decay": 0,
@@ -50,7 +54,7 @@ LEAST = {
     "height": 32,
     "width": 32,
 }
-MOST = {"multi_plane": 1, "unrelated": 1, "stage": 2}
+MOST = {"photo_share": 1, "multi_plane": 1, "viewpoint": 3, "inverted": 1, "unrelated": 1, "stage": 2}
 
 
 @dataclass
@@ -71,8 +75,16 @@ class Recipe:
     photos: str | None = field(
         default=None, metadata={"help": "directory of photos to warp, in place of procedural canvases"}
     )
-    textures: int = field(default=1500, metadata={"help": "procedural canvases to draw the pairs from"})
+    photo_share: float = field(
+        default=1.0,
+        metadata={"help": "with photos: below 1 so many of the canvases are pieces of photos, the others procedural"},
+    )
+    textures: int = field(default=1500, metadata={"help": "canvases to draw the pairs from, of photos all as a whole"})
     multi_plane: float = field(default=0.4, metadata={"help": "share of pairs of several planes with parallax"})
+    viewpoint: float = field(
+        default=1.0, metadata={"help": "what the pairs' changes of scale and viewpoint are multiplied by, up to 3"}
+    )
+    inverted: float = field(default=0.5, metadata={"help": "share of planes with inverted tones, as on negatives"})
     unrelated: float = field(default=0.0, metadata={"help": "share of pairs without overlap"})
     learning_rate: float = field(default=2e-3, metadata={"help": "its peak, after the warm-up; cosine to a hundredth"})
     weight_decay: float = field(default=1e-4, metadata={"help": "of AdamW"})
@@ -107,13 +119,23 @@ class Recipe:
         """Where the pairs are made: other processes cannot hand over tensors of a GPU."""
         return torch.device("cuda" if self.workers == 0 and torch.cuda.is_available() else "cpu")
 
+    def changes(self) -> Changes:
+        """How much the two views of a pair differ."""
+        return Changes(self.viewpoint, self.inverted)
+
     def canvases(self) -> Tensor:
-        """`(count, 2 height, 2 width)` uint8: the photos, or procedural ones, rendered once and kept."""
+        """`(count, 2 height, 2 width)` uint8: photos, procedural ones, rendered once and kept, or both."""
         height, width = 2 * self.height, 2 * self.width
-        if self.photos is not None:
+        if self.photos is not None and self.photo_share == 1:
             return read_canvases(Path(self.photos), height, width)
-        path = Path(self.output_dir, f"textures-{self.textures}-{height}x{width}-{self.seed}.npy")
-        return cached_textures(path, self.textures, height, width, self.seed)
+        of_photos = 0 if self.photos is None else round(self.photo_share * self.textures)
+        parts = []
+        if of_photos:
+            parts.append(cut_canvases(Path(str(self.photos)), of_photos, height, width, self.seed))
+        if rendered := self.textures - of_photos:
+            path = Path(self.output_dir, f"textures-{rendered}-{height}x{width}-{self.seed}.npy")
+            parts.append(cached_textures(path, rendered, height, width, self.seed))
+        return torch.cat(parts)
 
 
 @dataclass
@@ -122,6 +144,9 @@ class DetectorRecipe(Recipe):
 
     initial_model: str | None = field(
         default=None, metadata={"help": "SuperPoint, or matcher with one, to go on from"}
+    )
+    teacher: str | None = field(
+        default=None, metadata={"help": "detector, or matcher with one, to learn keypoints and similarities from"}
     )
     encoder_hidden_sizes: list[int] = field(
         default_factory=lambda: [16, 32, 64, 96], metadata={"help": "widths of the four blocks of a new one"}
