@@ -4,6 +4,7 @@ import json
 import math
 import os
 import reprlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,10 @@ from .canvases import cached_textures, cut_canvases, read_canvases
 
 class RecipeError(ValueError):
     """What was asked for cannot be trained: a field of the recipe, its file or its directory; it is named."""
+
+
+class OutOfTime(RuntimeError):
+    """A training has run for as many minutes as its recipe has: started again it goes on."""
 
 
 def fast_bfloat16() -> bool:
@@ -42,6 +47,7 @@ LEAST = {
     "batch_size": 1,
     "textures": 1,
     "save_steps": 1,
+    "minutes": 0,
     "encoder_hidden_sizes": 1,
     "decoder_hidden_size": 1,
     "descriptor_decoder_dim": 1,
@@ -94,6 +100,9 @@ class Recipe:
     gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
     seed: int = field(default=0, metadata={"help": "of the weights and of the pairs"})
     save_steps: int = field(default=500, metadata={"help": "steps from one checkpoint to the next"})
+    minutes: float | None = field(
+        default=None, metadata={"help": "stop training after so many, with a checkpoint; started again it goes on"}
+    )
     workers: int = field(
         default_factory=lambda: 0 if torch.cuda.is_available() else 1,
         metadata={
@@ -103,6 +112,7 @@ class Recipe:
     report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
 
     def __post_init__(self) -> None:
+        self.start = time.monotonic()  # of the minutes
         hints = get_type_hints(type(self))
         for entry in fields(self):
             value = converted(entry.name, getattr(self, entry.name), hints[entry.name])
