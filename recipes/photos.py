@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-LONGEST_EDGE = 1000  # pixels
+LONGEST_EDGE = 1280  # pixels
 SUITES = ("trixie", "bookworm")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 FREE = re.compile(r"CC0-1\.0|CC-BY-\d\.\d|public-domain")

@@ -248,7 +248,7 @@ def converted(name: str, value: Any, hint: Any) -> Any:
 
 def check_range(name: str, value: Any) -> None:
     """Raise a RecipeError that names a field with a number that is too small or too large."""
-    for number in value if isinstance(value, list) else [value]:
+    for number in value if isinstance(value, list) else [] if value is None else [value]:
         if name in LEAST and number < LEAST[name]:
             raise RecipeError(f"{name} must be at least {LEAST[name]}, got {number}")
         if name in MOST and number > MOST[name]:
