@@ -13,7 +13,7 @@
 # make benchmark    measure published checkpoints beside transformers, kornia and the published code (some 400 MB are fetched);
 #                   ARGS=--quick, ARGS=--write-docs
 # make benchmark-export    the same for the tables of docs/export.md
-# make benchmark-tracking    the same for the tables of docs/tracking.md: made videos with known motion, in four minutes
+# make benchmark-tracking    the same for the tables of docs/tracking.md: made videos with known motion, in eight minutes
 # make docs    build the site of docs/ into build/site, with warnings as errors
 # make benchmark-serving    load examples/serve.py on loopback at 1, 4 and 16 clients; ARGS=--write-docs for docs/serving.md
 # make pack-gpu    write what benchmark-gpu needs into build/gpu

@@ -13,7 +13,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from lightglue_hf.evaluation.methods import match_nearest, rootsift
 from lightglue_hf.evaluation.metrics import project
 from lightglue_hf.geometry import points_inside
 from lightglue_hf.utils.optional import import_optional
-from lightglue_hf.video import FrameFeatures, Tracker
+from lightglue_hf.video import FlowTracker, FrameFeatures, Tracker
 
 from .__main__ import DOCS, quiet
 from .contestants import OPENVINO, PYTORCH, TRANSFORMERS, Contestant, Task, exported, load, our_model
@@ -252,19 +253,34 @@ def sift() -> Follow:
     return follow
 
 
-def ours(detector: Any, matcher: Any, processor: Any, **settings: Any) -> Callable[[], Follow]:
-    features = FrameFeatures(detector, processor)
+def by_features(features: FrameFeatures) -> Follow:
+    """Each frame's features, matched with those of the frames before."""
+    tracker = Tracker(features.model)
 
-    def make_follow() -> Follow:
-        tracker = Tracker(matcher, **settings)
+    def follow(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tracks = tracker.update(features(image))
+        return tracks.ids, tracks.positions
 
-        def follow(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            tracks = tracker.update(features(image))
-            return tracks.ids, tracks.positions
+    return follow
 
-        return follow
 
-    return make_follow
+def by_flow(features: FrameFeatures) -> Follow:
+    """What `lightglue-hf track` does."""
+    tracker = FlowTracker(features)
+
+    def follow(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tracks = tracker.update(image)
+        return tracks.ids, tracks.positions
+
+    return follow
+
+
+class Parts:
+    """Graphs of a detector and of a matcher, as one model."""
+
+    def __init__(self, detector: Any, matcher: Any) -> None:
+        self.engine, self.axes = detector.engine, matcher.axes
+        self.extract_features, self.match_features = detector.extract_features, matcher.match_features
 
 
 @dataclass
@@ -277,10 +293,11 @@ class Entry:
     lengths: list[np.ndarray] = field(default_factory=list)
     kept: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)  # by video and frames later
 
-    def share(self, later: int, video: str | None = None) -> float:
+    def share(self, later: int, video: str | None = None) -> str:
+        """Of the points that could be kept, in percent; "-" if there are none."""
         counts = np.array([n for (name, after), n in self.kept.items() if after == later and video in (None, name)])
         right, possible = counts.sum(0)
-        return right / max(1, possible)
+        return f"{right / possible:.0%}" if possible else "-"
 
 
 def entries(scratch: Path) -> Iterator[Entry]:
@@ -290,20 +307,18 @@ def entries(scratch: Path) -> Iterator[Entry]:
         task = Task(checkpoint, POINTS, scratch)
         processor = task.processor()
         processor.do_resize, processor.size = True, {"height": HEIGHT, "width": WIDTH}
-        for contestant in (
-            Contestant(PYTORCH),
-            Contestant(OPENVINO),
-            Contestant(OPENVINO, "bfloat16"),
-        ):
+        for contestant in (Contestant(PYTORCH), Contestant(OPENVINO), Contestant(OPENVINO, "bfloat16")):
             if missing := contestant.missing():
                 print(f"{checkpoint}, {contestant.name}: not measured, {', '.join(missing)} not installed")
                 continue
             if contestant.engine == PYTORCH:
-                detector = matcher = our_model(task)
+                model = our_model(task)
             else:
-                detector = exported(contestant, task, "detector")
-                matcher = exported(contestant, replace(task, keypoints=2 * task.keypoints), "matcher")
-            yield Entry(f"{checkpoint}, {contestant.name}", ours(detector, matcher, processor))
+                model = Parts(exported(contestant, task, "detector"), exported(contestant, task, "matcher"))
+            features = FrameFeatures(model, processor)
+            yield Entry(f"{checkpoint}, {contestant.name}", partial(by_flow, features))
+            if contestant.engine == PYTORCH:
+                yield Entry(f"{checkpoint}, {contestant.name}, features of each frame", partial(by_features, features))
 
 
 def measure(rows: list[Entry], videos: list[str], count: int) -> None:
@@ -321,7 +336,7 @@ def measure(rows: list[Entry], videos: list[str], count: int) -> None:
             entry.lengths.append(track_lengths(followed))
             for later in LATER:
                 entry.kept[video, later] = kept(made, followed, later)
-            shares = ", ".join(f"{entry.share(later, video):.0%} after {later}" for later in LATER)
+            shares = ", ".join(f"{entry.share(later, video)} after {later}" for later in LATER)
             print(f"{video}: {entry.name}: {entry.speeds[-1]:.1f} frames per second, {shares}", flush=True)
 
 
@@ -358,13 +373,13 @@ def markdown(rows: list[Entry], videos: list[str], pair: float | None, minutes: 
         goal = ""
         if entry.name == f"xfeat, {OPENVINO}":
             goal = f"at least {GOAL:g} frames a second: {'met' if speed >= GOAL else '**missed**'}"
-        shares = [f"{entry.share(later):.0%}" for later in LATER]
+        shares = [entry.share(later) for later in LATER]
         length = f"{np.concatenate(entry.lengths).mean():.1f}"
         lines.append(f"| {' | '.join([entry.name, spread, times, length, *shares, goal])} |")
     lines += ["", f"Within {NEAR:g} px after {' and '.join(map(str, LATER))} frames, video by video:", ""]
     lines += [f"| | {' | '.join(videos)} |", "|---|" + "---:|" * len(videos)]
     for entry in rows:
-        cells = [", ".join(f"{entry.share(later, video):.0%}" for later in LATER) for video in videos]
+        cells = [", ".join(f"{entry.share(later, video)}" for later in LATER) for video in videos]
         lines.append(f"| {entry.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,7 @@ import torch
 
 from lightglue_hf import KeypointFeatures
 from lightglue_hf.video import Tracker
-from lightglue_hf.video.tracking import agreeing, moved_along
+from lightglue_hf.video.points import agreeing, moved_along
 
 from .conftest import HEIGHT, POINTS, WIDTH, ByDescriptor, Wall
 
@@ -181,8 +181,8 @@ def test_what_is_remembered_has_an_end(wall):
         wall.descriptors = wall.descriptors[:, np.random.default_rng(0).permutation(wall.descriptors.shape[1])]
         features, _ = wall.features()
         tracker.update(features)
-    assert tracker.next_id > 20 * POINTS
-    assert len(tracker.lives) <= 12 * POINTS
+    assert tracker.register.next_id > 20 * POINTS
+    assert len(tracker.register.lives) <= 12 * POINTS
     assert len(tracker.keyframes) <= 4
 
 

@@ -105,7 +105,7 @@ def load_openvino(args: argparse.Namespace, adaptive: bool = False, **shapes: An
     Args:
         args: see `add_model_options`.
         adaptive: that stop early and prune points, if the model does.
-        shapes: `batch_size`, `height`, `width` and `matcher_keypoints` of what is exported, any by default.
+        shapes: `batch_size`, `height` and `width` of what is exported, any by default.
     """
     found = find_checkpoint(args.model)
     if isinstance(found, Path) and runtime_of(found) is not None:

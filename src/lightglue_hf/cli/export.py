@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=0, metavar="N", help="of the images; 0: any (default)")
     help_keypoints = "keypoints of an image, fewer are padded; default: the model's maximum, or 1024"
     add_max_keypoints(parser, help_keypoints)
-    help_matcher = "columns of the matcher's own graph, if others, as for a video's frames; default: as above"
+    help_matcher = "columns of the matcher's own graph, if others, as for video.Tracker; default: as above"
     parser.add_argument("--matcher-keypoints", type=count, metavar="N", help=help_matcher)
     help_part = "one or several; default: pipeline, or what the program of --for takes"
     parts = ("pipeline", "detector", "matcher")

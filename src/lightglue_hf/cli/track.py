@@ -24,7 +24,6 @@ from .models import load_matcher
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..features import KeypointFeatures
     from ..video import FrameFeatures, Frames, Sighting, Tracks
 
 HELP = "follow points through a video, or find a plane in every frame"
@@ -46,6 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, max_keypoints=512, longest_edge=640, threshold=False)
     help_engine = "compute by PyTorch (default) or by OpenVINO"
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch", help=help_engine)
+    help_every = "look for new and lost points in every N-th frame (default: 5); between, points go by optical flow"
+    parser.add_argument("--every", type=count, default=5, metavar="N", help=help_every)
     help_window = "re-find a lost point within N frames, or never (default: 60)"
     parser.add_argument("--window", type=natural, default=60, metavar="N", help=help_window)
     parser.add_argument("--trail", type=count, default=15, metavar="N", help="frames of a drawn trail (default: 15)")
@@ -86,8 +87,7 @@ def load_for_frames(args: argparse.Namespace, size: tuple[int, int]) -> tuple[An
 
     height, width = resized_shape(*size, {"longest_edge": args.longest_edge})
     if args.engine == "openvino":
-        shapes = {"batch_size": 1, "height": height, "width": width, "matcher_keypoints": 2 * args.max_keypoints}
-        processor, model = load_openvino(args, adaptive=True, **shapes)
+        processor, model = load_openvino(args, adaptive=True, batch_size=1, height=height, width=width)
     else:
         processor, model = load_matcher(args.model, args)
     given = hasattr(model, "engine") and getattr(model, "_export_directory", None) is None
@@ -101,13 +101,13 @@ def settings_of(args: argparse.Namespace, features: FrameFeatures) -> dict[str, 
     from ..collection.settings import feature_settings, match_settings
 
     own = feature_settings(features.model, features.processor, args.model) | {"orientation": "upright"}
-    window = {} if args.template else {"window": args.window}
-    return match_settings(features.model, own, args.model) | window
+    tracking = {} if args.template else {"window": args.window, "every": args.every}
+    return match_settings(features.model, own, args.model) | tracking
 
 
 def go_through(frames: Frames, mode: Any, features: FrameFeatures, args: argparse.Namespace) -> tuple[int, float]:
     """Do what the options ask for with every frame; how many there were, and the seconds it took."""
-    from ..video import draw_text, in_picture, writing_tracks, writing_video
+    from ..video import draw_text, writing_tracks, writing_video
     from ..video.window import showing
 
     done, now = 0, time.perf_counter()
@@ -123,7 +123,7 @@ def go_through(frames: Frames, mode: Any, features: FrameFeatures, args: argpars
             show = stack.enter_context(showing(f"lightglue-hf track {args.source}"))
         stopped = stack.enter_context(control_c_stops(frames.live))
         for frame in islice(frames, args.max_frames):
-            seen = mode.look(in_picture(features(frame.image), frames.size))
+            seen = mode.look(frame.image)
             done += 1
             times.append(time.perf_counter())
             speed = f"{(len(times) - 1) / (times[-1] - times[0]):.1f} frames per second"
@@ -178,13 +178,13 @@ class FollowPoints:
     template_size = None
 
     def __init__(self, args: argparse.Namespace, features: FrameFeatures) -> None:
-        from ..video import Tracker, Trails
+        from ..video import FlowTracker, Trails
 
-        self.tracker, self.trails = Tracker(features.model, window=args.window), Trails(args.trail)
+        self.tracker, self.trails = FlowTracker(features, args.window, args.every), Trails(args.trail)
         self.tracks = self.points = self.keyframes = 0  # tracks of two frames or more, and points on those
 
-    def look(self, features: KeypointFeatures) -> Tracks:
-        tracks = self.tracker.update(features)
+    def look(self, image: np.ndarray) -> Tracks:
+        tracks = self.tracker.update(image)
         second = int((tracks.ages == 2).sum())
         self.tracks += second
         self.points += int((tracks.ages > 1).sum()) + second
@@ -221,12 +221,14 @@ class FindPlane:
         found = features.undistorted(template)
         if found.mask is not None and not found.mask.any():
             raise InputError(f"{args.template}: nothing stands out in it, by which it could be found")
-        self.finder = PlaneFinder(features.model, found)
+        self.features, self.finder = features, PlaneFinder(features.model, found)
         self.template_size = template.height, template.width
         self.frames = self.found = 0
 
-    def look(self, features: KeypointFeatures) -> Sighting:
-        sighting = self.finder.find(features)
+    def look(self, image: np.ndarray) -> Sighting:
+        from ..video import in_picture
+
+        sighting = self.finder.find(in_picture(self.features(image), image.shape[:2]))
         self.frames += 1
         self.found += sighting.outline is not None
         return sighting

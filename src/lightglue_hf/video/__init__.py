@@ -1,22 +1,25 @@
 """Video: points followed from frame to frame, and a plane found in every frame.
 
     with open_frames("walk.mp4") as frames:
-        features, tracker = FrameFeatures(model, processor), Tracker(model)
+        tracker = FlowTracker(FrameFeatures(model, processor))
         for frame in frames:
-            tracks = tracker.update(features(frame.image))
+            tracks = tracker.update(frame.image)
 
-[`Tracker`] takes features and knows nothing of files, so whoever has frames and features of their own needs it alone.
-docs/tracking.md is the tour.
+[`FlowTracker`] follows points by optical flow, with features from time to time. [`Tracker`] takes the features of each
+frame and no picture, so whoever has features of their own needs it alone. docs/tracking.md is the tour.
 """
 
 from .drawing import Trails, draw_outline, draw_text
 from .features import FrameFeatures, in_picture
+from .flow import FlowTracker
 from .frames import Frame, Frames, open_frames, writing_video
 from .planes import PlaneFinder, Sighting
+from .points import Tracks
 from .storage import SavedTracks, read_tracks, writing_tracks
-from .tracking import Tracker, Tracks
+from .tracking import Tracker
 
 __all__ = [
+    "FlowTracker",
     "Frame",
     "FrameFeatures",
     "Frames",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .tracking import Tracks
+from .points import Tracks
 
 GOLDEN = 0.618034  # steps of the hue: ids that follow each other look different
 COLORS = [

@@ -7,10 +7,10 @@ The points of all frames stand one after the other, in the order of the frames; 
 |---|---|---|
 | `ids` | `(n,)` int64 | the track of each point |
 | `positions` | `(n, 2)` float32 | pixels of the upright frame, (x, y), centre of the first pixel = (0, 0) |
-| `scores` | `(n,)` float16 | of the match by which the track goes on; 0 where it begins |
+| `scores` | `(n,)` float16 | 1 less the pixels that flow misses there and back, or the match's; 0 where it begins |
 | `first` | `(frames + 1,)` int64 | the first row of each frame, and the number of rows |
 | `times` | `(frames,)` float64 | seconds since the first frame |
-| `keyframes` | `(frames,)` bool | |
+| `keyframes` | `(frames,)` bool | frames that were looked at |
 | `image_size` | `(2,)` int32 | (width, height) of the frames |
 | `homographies` | `(frames, 3, 3)` float64 | with a template: its pixels to the frame's; NaN where it was not found |
 
@@ -33,7 +33,7 @@ from ..collection.storage import SETTINGS, Settings, open_hdf5, settings_of
 from ..utils.errors import InputError
 from ..utils.files import overwriting
 from ..utils.optional import import_optional
-from .tracking import Tracks
+from .points import Tracks
 
 ROWS_AT_ONCE = 1 << 14  # that are kept in memory
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
