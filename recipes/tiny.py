@@ -55,27 +55,29 @@ def stages(
         detector, matcher, large: fields of the detector, of the matcher on small views, and on large ones.
     """
     shared = {"photo_share": 0.7, "viewpoint": 1.5, "inverted": 0.1, **data}
-    last = {**large, "pairs": max(large["pairs"] // 8, large["batch_size"]), "stage": 2}
+    large = {**shared, "photo_share": 0.5, "keypoints": 768, "height": 384, "width": 512, **large}
+    few = max(large["pairs"] // 8, large["batch_size"])
+    last = {"stage": 2, "pairs": few, "learning_rate": 3e-3, "warmup_steps": 5, "textures": large["textures"] // 5}
     return [
         Stage("detector", {**shared, "multi_plane": 0.5, "batch_norm": False, "seed": 10, **detector}),
         Stage("matcher", {**shared, "keypoints": 256, "seed": 11, **matcher}),
-        Stage("larger", {**shared, "keypoints": 768, "height": 384, "width": 512, "seed": 12, **large}, "matcher"),
-        Stage("stage2", {**shared, "keypoints": 768, "height": 384, "width": 512, "seed": 13, **last}, "larger"),
+        Stage("larger", {**large, "seed": 12}, "matcher"),
+        Stage("stage2", {**large, **last, "seed": 13}, "larger"),
     ]
 
 
 PLANS = {
     "cpu": stages(
-        {"textures": 1500, "save_steps": 100},
+        {"textures": 1000, "save_steps": 100},
         {"pairs": 96_000, "learning_rate": 6e-4},
         {"pairs": 48_000, "learning_rate": 1e-3, "warmup_steps": 100},
-        {"pairs": 8_000, "batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 20, "textures": 300},
+        {"pairs": 12_800, "batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 20, "textures": 300},
     ),
     "gpu": stages(
-        {"textures": 600, "save_steps": 500, "workers": 0},
-        {"pairs": 256_000, "batch_size": 64, "learning_rate": 1e-3},
-        {"pairs": 192_000, "batch_size": 64, "learning_rate": 1.5e-3, "warmup_steps": 200},
-        {"pairs": 32_000, "batch_size": 32, "learning_rate": 7e-4, "warmup_steps": 50, "textures": 200},
+        {"textures": 600, "save_steps": 200, "workers": 0},
+        {"pairs": 96_000, "batch_size": 64, "learning_rate": 1e-3},
+        {"pairs": 64_000, "batch_size": 64, "learning_rate": 1.5e-3, "warmup_steps": 100},
+        {"pairs": 9_600, "batch_size": 32, "learning_rate": 7e-4, "warmup_steps": 20, "textures": 120},
     ),
     "quick": stages(
         {"textures": 10, "save_steps": 10, "workers": 0, "height": 96, "width": 128},
