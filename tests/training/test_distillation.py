@@ -1,6 +1,7 @@
 """What a detector learns from a teacher."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lightglue_hf.training import (
     DetectorRecipe,
     RecipeError,
     canvas_features,
+    detector_labels,
     distilled_labels,
     train_detector,
 )
@@ -117,6 +119,25 @@ def test_labels_are_the_teachers_keypoints_on_the_canvases(canvases, teacher, tm
                 if canvas >= 0
             ]
             assert any(torch.equal(described[row, point], candidate) for candidate in candidates)
+
+
+def test_corners_say_where_points_lie_and_the_teacher_which(canvases, teacher, tmp_path):
+    features = canvas_features(teacher, canvases, tmp_path / "teacher.safetensors")
+    pairs = sample_pairs(canvases, range(6), 96, 128, multi_plane=0.5)
+    alone = detector_labels(pairs, torch.Generator().manual_seed(0))
+    taught = distilled_labels(pairs, features, torch.Generator().manual_seed(0))
+    points = taught["objectness"] == 1
+    assert 20 < points.sum() < (alone["objectness"] == 1).sum()
+    assert torch.equal(points | (alone["objectness"] == 1), alone["objectness"] == 1)
+    same_cell = points & (taught["location"] == alone["location"]).all(-1)
+    assert same_cell.sum() > 0.9 * points.sum(), "unless the strongest corner of a cell is none of the teacher's"
+    assert ((taught["objectness"] == 0) <= (alone["objectness"] == 0)).all(), "what both leave out is background"
+
+    nothing = replace(features, mask=torch.zeros_like(features.mask))
+    untaught = distilled_labels(pairs, nothing, torch.Generator().manual_seed(0))
+    assert not (untaught["objectness"] == 1).any()
+    assert not untaught["teacher_descriptors"].any()
+    assert untaught["correspondence_mask"].any(), "corners"
 
 
 def test_a_seed_always_gives_its_pair_and_labels(canvases, teacher, tmp_path):
