@@ -13,20 +13,21 @@ from .contestants import DTYPES
 from .limits import measured_rates
 from .measure import Pace, Row, measure
 from .report import machine, markdown, table, write, write_docs
-from .tables import EXPORT, PERFORMANCE, QUICK, TABLES, Plan, Workbench
+from .tables import EXPORT, LONG, PERFORMANCE, QUICK, TABLES, Plan, Workbench
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one checkpoint and few rounds")
+    parser.add_argument("--quick", action="store_true", help="one checkpoint, few rounds and no long tables")
     parser.add_argument("--only", default="", help=f"tables to measure, of {', '.join(TABLES)}, such as pairs,batches")
     parser.add_argument("--page", choices=(PERFORMANCE, EXPORT), default=PERFORMANCE, help="all tables of a page")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmark-results"), help="directory to write to")
     parser.add_argument("--write-docs", action="store_true", help="also renew the tables of the page, and its picture")
     options = parser.parse_args(arguments)
-    of_page = [key for key, table in TABLES.items() if table.page == options.page]
+    left_out = LONG if options.quick else ()
+    of_page = [key for key, table in TABLES.items() if table.page == options.page and key not in left_out]
     keys = [key for key in options.only.split(",") if key] or of_page
     if unknown := set(keys) - set(TABLES):
         parser.error(f"there is no table {', '.join(sorted(unknown))}, only {', '.join(TABLES)}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightglue_hf import LightGlueForKeypointMatching
+from lightglue_hf.utils.optional import import_openvino, without_telemetry
 
 
 class PlainGraph(nn.Module):
@@ -171,10 +172,10 @@ def on_runtime(
 
     if engine == ONNXRUNTIME:
         return on_onnxruntime(module.eval(), example)
-    import openvino
-
+    openvino = import_openvino()
     traced = torch.jit.trace(module.eval(), example, check_trace=False)
-    graph = openvino.convert_model(traced, example_input=example)
+    with without_telemetry():  # which would go on while the next thing is timed
+        graph = openvino.convert_model(traced, example_input=example)
     graph.reshape({port: openvino.PartialShape(list(x.shape)) for port, x in zip(graph.inputs, example)})
     compiled = openvino.compile_model(graph, "CPU", openvino_config(precision))
     return lambda *inputs: [torch.from_numpy(np.array(x)) for x in compiled([x.numpy() for x in inputs]).to_tuple()]

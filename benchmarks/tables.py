@@ -89,6 +89,7 @@ class Plan:
         scenes: pairs with ground truth that judge what is timed; the first is timed.
         judged: of them that judge the precisions.
         photos: of the collection.
+        sampled: pairs of the collection that are measured: of one scene, and of different ones.
         batch: pairs that are matched together, with `batch_keypoints`.
         many: keypoints of the memory's peak.
         sizes: pairs of photos of different sizes.
@@ -101,6 +102,7 @@ class Plan:
     scenes: int = 4
     judged: int = 10
     photos: int = 20
+    sampled: tuple[int, int] = (2, 4)
     batch: int = 16
     batch_keypoints: int = 512
     many: int = 4096
@@ -109,7 +111,8 @@ class Plan:
     width: int = WIDTH
 
 
-QUICK = Plan(("xfeat",), ("xfeat",), scenes=2, judged=2, photos=6, batch=4, many=1024, sizes=10)
+QUICK = Plan(("xfeat",), ("xfeat",), scenes=2, judged=2, photos=4, sampled=(1, 1), batch=4, many=1024, sizes=10)
+LONG = ("memory", "precision", "growth")  # tables that --quick leaves out, unless they are asked for
 
 
 @dataclass
@@ -345,7 +348,7 @@ def matched_points(features: KeypointFeatures, matches: Tensor) -> list[Matched]
 def collection(bench: Workbench) -> Iterator[Case]:
     """Features of all photos once, then a sample of their pairs, whose time is scaled to all pairs."""
     n = bench.plan.photos
-    sample = sampled_pairs(n)
+    sample = sampled_pairs(n, *bench.plan.sampled)
     baseline = f"{TRANSFORMERS}, {NAMES['superpoint']}, pair by pair"
 
     def transformers() -> Loaded:
@@ -361,12 +364,15 @@ def collection(bench: Workbench) -> Iterator[Case]:
 
     entries = [Entry(baseline, transformers, missing=STOCK.missing())]
     for checkpoint in of_plan(bench, "xfeat", "superpoint"):
-        for contestant in (Contestant(PYTORCH), *ours("float32", BF16, engines=(OPENVINO,))):
+        plain = [(contestant, {}) for contestant in (Contestant(PYTORCH), *ours("float32", BF16, engines=(OPENVINO,)))]
+        rejecting = (Contestant(OPENVINO), {"rejection_threshold": REJECTION[checkpoint]})
+        for contestant, settings in (*plain, rejecting):
+            name = f"{contestant.name}, {WITH}" if settings else contestant.name
             entries.append(
                 Entry(
-                    f"{named(checkpoint)}, {contestant.name}",
-                    partial(features_once, bench, checkpoint, contestant, sample),
-                    goals=GOALS.get(("collection", checkpoint, contestant.name), ()),
+                    f"{named(checkpoint)}, {name}",
+                    partial(features_once, bench, checkpoint, contestant, settings, sample),
+                    goals=GOALS.get(("collection", checkpoint, name), ()),
                     missing=contestant.missing(),
                 )
             )
@@ -376,8 +382,10 @@ def collection(bench: Workbench) -> Iterator[Case]:
     yield Case("collection", setting, entries, {X_TRANSFORMERS: baseline})
 
 
-def features_once(bench: Workbench, checkpoint: str, contestant: Contestant, sample: Any) -> Loaded:
-    task, photos = bench.task(checkpoint), bench.photos(checkpoint, bench.plan.photos)
+def features_once(
+    bench: Workbench, checkpoint: str, contestant: Contestant, settings: dict[str, Any], sample: Any
+) -> Loaded:
+    task, photos = bench.task(checkpoint, matcher=settings), bench.photos(checkpoint, bench.plan.photos)
     found: list[KeypointFeatures] = []
     if contestant.engine == OPENVINO:
         detector = exported(contestant, task, "detector").extract_features

@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 
 import lightglue_hf
 from lightglue_hf.images import load_image
+from lightglue_hf.runtime.fixed import backend_of
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 RETRY = {"Retry-After": "1"}  # seconds
@@ -63,11 +64,10 @@ def load(name: str) -> Callable[[list[Pair]], list[Answer]]:
     """What matches pairs of photos, all at once: with a checkpoint by its name or directory, or exported graphs."""
     where = lightglue_hf.located(name)
     processor = lightglue_hf.LightGlueImageProcessor.from_pretrained(where)
+    graphs = {"openvino": "OVModelForKeypointMatching", "onnx": "ORTModelForKeypointMatching"}
     model: Any
-    if Path(where, "openvino_model.xml").is_file():
-        model = lightglue_hf.OVModelForKeypointMatching.from_pretrained(where)
-    elif Path(where, "model.onnx").is_file():
-        model = lightglue_hf.ORTModelForKeypointMatching.from_pretrained(where)
+    if backend := backend_of(Path(where)):
+        model = getattr(lightglue_hf, graphs[backend]).from_pretrained(where)
     else:
         model = lightglue_hf.LightGlueForKeypointMatching.from_pretrained(where).eval()
 
@@ -175,6 +175,8 @@ def read_photo(name: str, file: BinaryIO, limits: Limits) -> Image.Image:
         return ImageOps.exif_transpose(load_image(image))
     except HTTPException:
         raise
+    except Image.DecompressionBombError as error:  # beyond what Pillow opens, whatever is allowed here
+        raise HTTPException(413, f"{name} has too many pixels: {error}") from error
     except Exception as error:  # broken data makes Pillow raise anything
         raise HTTPException(422, f"{name} is no photo that can be read ({', '.join(FORMATS)}).") from error
 
@@ -199,6 +201,28 @@ class BodyLimit:
         await self.app(scope, limited, send)
 
 
+class RequestLimit:
+    """ASGI middleware: of requests to `/match` so many are read at once, others are answered 503 before they are.
+
+    `/health` is answered always: of a server that is busy it must not seem to be dead.
+    """
+
+    def __init__(self, app: Any, most: int) -> None:
+        self.app, self.most, self.inside = app, most, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != "/match":
+            return await self.app(scope, receive, send)
+        if self.inside >= self.most:
+            answer = JSONResponse({"detail": f"{self.inside} requests are inside: try again later."}, 503, RETRY)
+            return await answer(scope, receive, send)
+        self.inside += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.inside -= 1
+
+
 def create_app(load: Callable[[], Callable[[list[Pair]], list[Answer]]], limits: Limits) -> FastAPI:
     """The application; its model is loaded when it starts, while `/health` answers already."""
     batcher = Batcher(load, limits)
@@ -213,6 +237,8 @@ def create_app(load: Callable[[], Callable[[list[Pair]], list[Answer]]], limits:
     app = FastAPI(title="LightGlue", version=lightglue_hf.__version__, lifespan=lifespan)
     app.state.batcher = batcher
     app.add_middleware(BodyLimit, megabytes=limits.megabytes)
+    # twice as many as pairs: those that wait, and others whose photos still come, or that are sent away
+    app.add_middleware(RequestLimit, most=2 * limits.waiting)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -254,11 +280,7 @@ def main() -> None:
         parser.error(str(error))
     limits = Limits(options.batch, options.waiting, options.megabytes, options.megapixels)
     app = create_app(lambda: load(options.model), limits)
-    # twice as many connections as pairs: more than those that wait, and the ones that are sent away
-    connections = 2 * limits.waiting + 8
-    uvicorn.run(
-        app, host=options.host, port=options.port, limit_concurrency=connections, timeout_graceful_shutdown=GRACE
-    )
+    uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=GRACE)
 
 
 if __name__ == "__main__":

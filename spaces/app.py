@@ -4,4 +4,5 @@ import sys
 
 from lightglue_hf.cli import main
 
-sys.exit(main(["app", "--host", "0.0.0.0", "--port", "7860", "--max-megapixels", "25", *sys.argv[1:]]))
+limits = ["--max-megapixels", "25", "--max-tiled-megapixels", "50"]
+sys.exit(main(["app", "--host", "0.0.0.0", "--port", "7860", *limits, *sys.argv[1:]]))

@@ -113,8 +113,12 @@ def test_large_photos_are_refused_before_they_are_decoded(tmp_path, monkeypatch)
     Image.new("1", (3000, 1000)).save(path)
     Image.init()  # which makes a picture
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(InputError, match=r"^vast\.png: 3000000 pixels exceed the limit of 2000000$"):
+    with pytest.raises(InputError, match=r"^vast\.png: more than the 2 megapixels that are allowed$"):
         app.read_photo(str(path), app.Limits(megapixels=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(InputError, match=r"^vast\.png: more than the 50 megapixels that are allowed$"):
+            app.read_photo(str(path), app.Limits())
     (tmp_path / "long.png").write_bytes(path.read_bytes() + bytes(2 << 20))
     with pytest.raises(InputError, match=r"^long\.png: more than the 1 MB that are allowed$"):
         app.read_photo(str(tmp_path / "long.png"), app.Limits(megabytes=1))
@@ -188,7 +192,7 @@ def test_sliders_begin_at_what_the_checkpoint_says(tmp_path, monkeypatch):
     tiny = app.settings_of("tiny")
     assert tiny.longest_edge == 640
     assert tiny.depth_confidence == pytest.approx(0.95)
-    assert app.settings_of("xfeat")[3:] == (1, pytest.approx(0.95)), "LighterGlue runs all layers"
+    assert app.settings_of("xfeat")[3:5] == (1, pytest.approx(0.95)), "LighterGlue runs all layers"
     assert app.settings_of("aliked") == app.Settings()
     (tmp_path / "mine").mkdir()
     fields = {"filter_threshold": 0.2, "width_confidence": -1, "keypoint_detector_config": {"max_keypoints": -1}}
@@ -201,9 +205,66 @@ def test_sliders_begin_at_what_the_checkpoint_says(tmp_path, monkeypatch):
 
 def test_settings_reach_the_model():
     config = SimpleNamespace(keypoint_detector_config=SimpleNamespace())
-    app.apply(app.Settings(512.0, 640, 0.3, 1, 0.8), SimpleNamespace(config=config))
+    app.apply(app.Settings(512.0, 640, 0.3, 1, 0.8), "mine", SimpleNamespace(config=config))
     assert vars(config.keypoint_detector_config) == {"max_keypoints": 512}
     assert (config.filter_threshold, config.depth_confidence, config.width_confidence) == (0.3, -1.0, 0.8)
+
+
+def graph_directory(directory, *files, longest_edge=640, **fields):
+    """What an export leaves, without the graphs."""
+    directory.mkdir()
+    for file in files:
+        (directory / file).touch()
+    config = {"filter_threshold": 0.2, "depth_confidence": 0.9, "width_confidence": -1} | fields
+    config["keypoint_detector_config"] = {"max_keypoints": 5000}
+    (directory / "config.json").write_text(json.dumps(config))
+    processor = {"size": {"height": 480, "width": 640}, "longest_edge": longest_edge}
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    return str(directory)
+
+
+def test_what_a_graph_has_fixed_cannot_be_moved_and_says_so(tmp_path):
+    graph = graph_directory(tmp_path / "graph", "openvino_detector.xml", "openvino_matcher.xml")
+    found = app.controls(graph)
+    fixed = {"max_keypoints", "depth_confidence", "width_confidence"}
+    assert {field for field, properties in found.items() if not properties["interactive"]} == fixed
+    assert {found[field]["info"] for field in fixed} == {"as the graph was exported"}
+    assert found["max_keypoints"]["value"] == found["max_keypoints"]["maximum"] == 5000, (
+        "and not what a slider reaches"
+    )
+    assert (found["depth_confidence"]["value"], found["width_confidence"]["value"]) == (0.9, 1)
+    assert found["threshold"]["minimum"] == 0.2, "what the graph drops cannot be had"
+    tiny = app.controls("tiny")
+    assert all(properties["interactive"] for properties in tiny.values())
+    assert tiny["threshold"]["minimum"] == 0
+
+    whole = graph_directory(tmp_path / "whole", "model.onnx")
+    one_size = graph_directory(tmp_path / "one-size", "detector.onnx", "matcher.onnx", longest_edge=None)
+    for name, more in ((whole, {"turns", "tiles"}), (one_size, {"longest_edge", "tiles"})):
+        assert {field for field, p in app.controls(name).items() if not p["interactive"]} == fixed | more
+    asked = app.Settings(256, 512, 0.3, 0.5, 0.5, 4, True)
+    assert app.chosen(whole, asked) == app.Settings(5000, 512, 0.3, 0.9, 1)
+    assert app.chosen(one_size, asked._replace(tiles=False)) == app.Settings(5000, None, 0.3, 0.9, 1, 4)
+
+
+def test_photos_in_tiles_have_the_size_they_have():
+    found = app.controls("tiny", tiled=True)["longest_edge"]
+    assert not found["interactive"]
+    assert "as large as the photos are" in found["info"]
+    assert app.chosen("tiny", app.Settings(tiles=True)) == app.Settings(longest_edge=None, tiles=True)
+    assert app.chosen("tiny", app.Settings(turns=4)) == app.Settings(turns=4)
+
+
+def test_what_is_searched_in_tiles_is_bounded():
+    images = [Image.new("1", (3000, 1000)), Image.new("1", (1000, 2000))]
+    limits = app.Limits(tiled_megapixels=10)
+    for settings in (app.Settings(turns=4), app.Settings(turns=2, tiles=True)):
+        app.refuse_many_tiles(images, settings, limits)
+    message = "^11 megapixels to search in tiles, the second photo in all its turns, and 10 are allowed$"
+    with pytest.raises(InputError, match=message):
+        app.refuse_many_tiles(images, app.Settings(turns=4, tiles=True), limits)
+    with pytest.raises(InputError, match=r"^5 megapixels to search in tiles, and 4 are allowed$"):
+        app.refuse_many_tiles(images, app.Settings(tiles=True), limits._replace(tiled_megapixels=4))
 
 
 def test_licences_are_said(tmp_path, monkeypatch):
@@ -249,6 +310,34 @@ def test_the_app_finds_what_the_command_finds(tmp_path, capsys):
     written = app.write(fewer, tmp_path)
     assert [path.name for path in written] == ["matches.png", "matches.json", "matches.h5"]
     assert json.loads(written[1].read_text())["max_keypoints"] == 128
+
+
+def test_the_app_turns_and_tiles_as_the_command_does(tmp_path, capsys):
+    pytest.importorskip("poselib")
+    pytest.importorskip("matplotlib")
+    from lightglue_hf import cli
+
+    from .small_detectors import picture
+
+    upright = Image.fromarray(picture(200, 300))
+    paths = [str(tmp_path / name) for name in ("upright.png", "turned.png")]
+    upright.save(paths[0])
+    upright.transpose(Image.Transpose.ROTATE_90).save(paths[1])
+    args = cli.parser().parse_args(["app", "--device", "cpu"])
+    models = app.OneModel(lambda name: cli.models.load_matcher(name, args))
+    for more, tiles in (([], False), (["--tiles"], True)):
+        options = ["--max-keypoints", "128", "--turns", "4", *more, "--json", "--device", "cpu"]
+        assert cli.main(["match", *paths, *options]) == 0
+        expected = json.loads(capsys.readouterr().out)
+        own = app.settings_of("tiny")._replace(max_keypoints=128, turns=4, tiles=tiles)
+        found = app.match_photos_at(paths, "tiny", app.chosen("tiny", own), models)
+        np.testing.assert_allclose(found.arrays["keypoints1"], expected["keypoints1"], atol=1e-3)
+        assert found.metadata["turned"] == expected["turned"] == 270
+        assert "the second photo matches best turned by 270 degrees counter-clockwise" in found.summary
+        assert (found.metadata["turns"], found.metadata["tiles"]) == (4, tiles)
+    upright = app.match_photos_at([paths[0]] * 2, "tiny", own._replace(turns=2, tiles=False), models)
+    assert "the second photo matches best as it is" in upright.summary
+    assert "matches best" not in app.match_photos_at([paths[0]] * 2, "tiny", own._replace(turns=1), models).summary
 
 
 # -- the page, as far as it goes without a browser --------------------------------------------------------------------

@@ -49,7 +49,7 @@ pytest.importorskip("skimage")
 HEIGHT, WIDTH, KEYPOINTS = 96, 128, 64
 ONCE = Pace(seconds=0, fewest=1, most=1)
 RATES = {"float32": Work(1e9, 1e9), "bfloat16": Work(1e9, 1e9)}
-PLAN = Plan(("superpoint",), (), KEYPOINTS, 2, 3, 4, 3, KEYPOINTS, KEYPOINTS, 3, HEIGHT, WIDTH)
+PLAN = Plan(("superpoint",), (), KEYPOINTS, 2, 3, 4, (1, 1), 3, KEYPOINTS, KEYPOINTS, 3, HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="module")

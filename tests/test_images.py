@@ -3,6 +3,7 @@
 import http.server
 import os
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from lightglue_hf import images
 from lightglue_hf.image_processing_lightglue import LightGlueImageProcessor
-from lightglue_hf.images import find_photos, load_image, to_pixels
+from lightglue_hf.images import allow_pixels, find_photos, load_image, to_pixels
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "directory"])
@@ -122,3 +123,25 @@ def test_sizes_of_numpy_are_whole_numbers_and_vast_ones_are_refused():
     assert LightGlueImageProcessor(size=np.int64(64))(photos)["pixel_values"].shape == (1, 2, 3, 48, 64)
     with pytest.raises(ValueError, match="`size` would make image 0 of pair 0 100000 x 75000 pixels"):
         LightGlueImageProcessor(size=100_000)(photos)
+
+
+def test_an_image_beyond_pillows_limit_is_named_with_what_may_be_done(tmp_path, monkeypatch):
+    Image.new("L", (40, 30)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    message = r"huge\.png: Image size \(1200 pixels\) exceeds limit of 1000 pixels: PIL.Image.MAX_IMAGE_PIXELS is half"
+    with pytest.raises(Image.DecompressionBombError, match=message) as error:
+        load_image(tmp_path / "huge.png")
+    assert "attack" not in str(error.value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        allow_pixels(1200)
+        assert load_image(tmp_path / "huge.png").size == (40, 30)
+        allow_pixels(0)
+        assert Image.MAX_IMAGE_PIXELS == 600, "which is never less than it was"
+
+
+def test_an_image_is_taken_for_no_other_format_than_allowed(tmp_path):
+    Image.new("L", (40, 30)).save(tmp_path / "a.png", "BMP")
+    assert load_image(tmp_path / "a.png", formats=("BMP",)).size == (40, 30)
+    with pytest.raises(OSError, match=r"Cannot read the image .*a\.png: cannot identify"):
+        load_image(tmp_path / "a.png", formats=("PNG", "JPEG"))

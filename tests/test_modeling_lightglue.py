@@ -12,8 +12,15 @@ from transformers import AutoModelForKeypointDetection, PretrainedConfig, PreTra
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
-from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig
-from lightglue_hf.modeling_lightglue import IGNORED, UNMATCHED, Assignment, normalize_keypoints
+from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig, modeling_lightglue
+from lightglue_hf.modeling_lightglue import (
+    IGNORED,
+    UNMATCHED,
+    Assignment,
+    LightGlueMatchAssignmentLayer,
+    LightGlueMLP,
+    normalize_keypoints,
+)
 
 from .reference import features_of_case, matcher
 
@@ -586,6 +593,37 @@ def test_an_assignment_is_two_softmaxes_and_two_matchabilities(n, pairs, padding
     for one, other in itertools.permutations(matches.unbind(1)):  # each image's are the other's inverse
         back = other.gather(1, one.clamp(min=0))
         assert torch.equal(back[one >= 0], torch.arange(n).expand_as(one)[one >= 0])
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 22])
+@pytest.mark.parametrize("rows", [1, 7, 64])
+@pytest.mark.parametrize("padding", [None, 0.3, 1.0])
+def test_matches_by_strips_are_those_of_the_whole_assignment(monkeypatch, padding, rows, kept):
+    n, pairs, layer = 50, 3, LightGlueMatchAssignmentLayer(LightGlueConfig(descriptor_dim=32)).eval()
+    monkeypatch.setattr(modeling_lightglue, "STRIP", rows * n)
+    monkeypatch.setattr(modeling_lightglue, "KEPT", kept)
+    generator = torch.Generator().manual_seed(0)
+    descriptors = 3 * torch.randn(pairs, 2, n, 32, generator=generator)
+    descriptors[:, 1] = descriptors[:, 0] + descriptors[:, 1] / 4
+    descriptors[2] = descriptors[2, :, :1]  # of equal points one counts
+    mask = None if padding is None else torch.rand(pairs, 2, n, generator=generator) >= padding
+    expected = layer(descriptors, mask).matches(0.01)
+    with torch.no_grad():
+        matches, scores = layer.matches(descriptors, mask, 0.01)
+    assert padding == 1 or (expected[0] >= 0).sum() > 60
+    assert torch.equal(matches[:2], expected[0][:2])
+    torch.testing.assert_close(scores[:2], expected[1][:2])
+    first, second = matches[2]
+    assert (second[first[first >= 0]] == torch.arange(n)[first >= 0]).all()
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_points_of_many_images_go_through_the_network_as_those_of_each(monkeypatch, n):
+    monkeypatch.setattr(modeling_lightglue, "LARGE", 20 * 64)
+    mlp = LightGlueMLP(LightGlueConfig(descriptor_dim=32)).eval()
+    hidden = torch.randn(4, n, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(hidden), mlp.of_points(hidden))
 
 
 # -- training

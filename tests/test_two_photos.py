@@ -57,6 +57,14 @@ def test_points_are_those_of_the_processor_and_the_model(tiny, photos):
     assert share_moved(found, 9, 4) > 0.9
 
 
+def test_what_is_printed_of_a_pair_is_one_line(tiny, photos):
+    model, processor = tiny
+    found = match(*photos, model, processor=processor)
+    n, (n0, n1) = len(found.matches), (len(found.all_keypoints0), len(found.all_keypoints1))
+    assert repr(found) == f"PhotoMatches({n} matches of {n0} and {n1} keypoints, turns=0)"
+    assert n > 30
+
+
 def test_a_threshold_leaves_the_better_matches(tiny, photos):
     model, processor = tiny
     everything = match(*photos, model, processor=processor)

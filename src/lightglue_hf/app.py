@@ -35,13 +35,15 @@ from .matching import (
     Matches,
     describe,
     describe_matches,
+    describe_turn,
     encode,
     find_geometry,
     match_photos,
     to_arrays,
     to_metadata,
 )
-from .utils.errors import InputError, is_of_input, one_line, reading
+from .runtime.fixed import fixed_options, set_options
+from .utils.errors import InputError, is_of_input, one_line
 from .utils.files import json_object
 from .utils.optional import import_optional
 from .visualization import draw_epipolar_lines, draw_matches, draw_pruning, one_height
@@ -62,24 +64,36 @@ class Limits(NamedTuple):
         megabytes: of a file.
         megapixels: of a photo; it is not decoded if it has more.
         waiting: clicks in the queue, of which one is worked at.
+        tiled_megapixels: of a pair that is searched in tiles, a turned photo as often as it is searched: without
+            tiles a photo is no larger than the slider makes it, and with them each takes its time.
     """
 
     megabytes: int = 25
     megapixels: int = 50
     waiting: int = 16
+    tiled_megapixels: int = 100
 
 
 LIMITS = Limits()
 
 
 class Settings(NamedTuple):
-    """What the sliders set. 1 turns stopping and pruning off."""
+    """What is set on the page.
+
+    Args:
+        max_keypoints, threshold: as `match` has them.
+        longest_edge: likewise; `None` is what the processor does, or the photos' own size with tiles.
+        depth_confidence, width_confidence: 1 turns stopping and pruning off.
+        turns, tiles: as in `match_turned`.
+    """
 
     max_keypoints: int = 1024
-    longest_edge: int = 1024
+    longest_edge: int | None = 1024
     threshold: float = 0.1
     depth_confidence: float = 0.95
     width_confidence: float = 0.99
+    turns: int = 1
+    tiles: bool = False
 
 
 class Slider(NamedTuple):
@@ -128,7 +142,10 @@ def matchers() -> list[str]:
 
 
 def settings_of(name: str) -> Settings:
-    """What a checkpoint says, in the range of the sliders; of one that is not here yet, what it will say."""
+    """What a checkpoint says, in the range of the sliders; of one that is not here yet, what it will say.
+
+    What an exported graph was made with is as it is, in that range or not.
+    """
     directory = directory_of(name)
     own: dict[str, Any] = {}
     if (directory / "config.json").is_file():
@@ -139,16 +156,26 @@ def settings_of(name: str) -> Settings:
     elif name in CHECKPOINTS and PUBLISHED[CHECKPOINTS[name].matcher or ""].trained_on == "XFeat":
         own = dict(LIGHTERGLUE_SETTINGS)
     own["threshold"] = own.get("filter_threshold")
+    fixed = fixed_options(directory)
     settings: dict[str, Any] = {}
-    for field, default in Settings()._asdict().items():
+    for field, slider in SLIDERS.items():
         value = own.get(field)
         if value is None or (value <= 0 and field == "max_keypoints"):  # as many as there are
-            value = default
+            value = Settings._field_defaults[field]
         elif value <= 0 and field.endswith("confidence"):
             value = 1
-        settings[field] = min(max(value, SLIDERS[field].minimum), SLIDERS[field].maximum)
-    settings["max_keypoints"] = min(settings["max_keypoints"], Settings().max_keypoints)
+        settings[field] = value if field in fixed else min(max(value, slider.minimum), slider.maximum)
+    if "max_keypoints" not in fixed:
+        settings["max_keypoints"] = min(settings["max_keypoints"], Settings().max_keypoints)
     return Settings(**settings)
+
+
+def chosen(name: str, settings: Settings) -> Settings:
+    """Settings for a checkpoint, without what does not count: what it has fixed, and the size of photos in tiles."""
+    fixed = fixed_options(directory_of(name))
+    own = settings_of(name)._asdict()
+    settings = settings._replace(**{field: own[field] for field in fixed})
+    return settings._replace(longest_edge=None) if settings.tiles or "longest_edge" in fixed else settings
 
 
 def directory_of(name: str) -> Path:
@@ -170,16 +197,46 @@ def licence_of(name: str) -> str:
     return "; ".join([*notes, *filter(None, [row.note])])
 
 
-def apply(settings: Settings, model: Any) -> None:
-    """Set what the sliders say; a graph keeps what it was made with."""
-    if hasattr(model, "engine"):
-        return
-    config = model.config
-    config.keypoint_detector_config.max_keypoints = int(settings.max_keypoints)
-    config.filter_threshold = float(settings.threshold)
-    for field in ("depth_confidence", "width_confidence"):
-        value = float(getattr(settings, field))
-        setattr(config, field, value if value < 1 else -1.0)
+def apply(settings: Settings, name: str, model: Any) -> None:
+    """Set what is set on the page.
+
+    Raises:
+        InputError: the model is a graph, and was made with something else.
+    """
+    confidences = {field: float(getattr(settings, field)) for field in ("depth_confidence", "width_confidence")}
+    set_options(
+        name,
+        model,
+        int(settings.max_keypoints),
+        float(settings.threshold),
+        **{field: value if value < 1 else -1.0 for field, value in confidences.items()},
+    )
+
+
+def controls(name: str, tiled: bool = False) -> dict[str, dict[str, Any]]:
+    """How the control of each setting stands for a checkpoint: Gradio's names of its properties, and their values.
+
+    What an exported graph has fixed, or what does not count because photos are searched in tiles, cannot be moved,
+    and says why.
+    """
+    own, fixed = settings_of(name), fixed_options(directory_of(name))
+    found: dict[str, dict[str, Any]] = {}
+    for field, slider in SLIDERS.items():
+        value = getattr(own, field)
+        found[field] = {**slider._asdict(), "value": value}
+        found[field]["minimum"] = value if fixed and field == "threshold" else min(slider.minimum, value)
+        found[field]["maximum"] = max(slider.maximum, value)
+    found["turns"] = {"label": "Turn the second photo", "info": "and keep what matches best", "value": 1}
+    found["turns"]["choices"] = [("as it is", 1), ("also upside down", 2), ("all quarters", 4)]
+    info = "at full resolution, for 20 megapixels and more: ask for more keypoints, too"
+    found["tiles"] = {"label": "Search tile by tile", "info": info, "value": False}
+    for field, properties in found.items():
+        properties["interactive"] = field not in fixed
+        if field in fixed:
+            properties["info"] = "as the graph was exported" if field in SLIDERS else "not with this exported graph"
+    if tiled and "tiles" not in fixed:
+        found["longest_edge"] |= {"info": "with tiles: as large as the photos are", "interactive": False}
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -213,7 +270,7 @@ def match_photos_at(
     Args:
         paths: of the photos.
         name: of the checkpoint.
-        settings: see `Settings`.
+        settings: see `Settings` and `chosen`.
         models: that give the model of this name.
         limits: see `Limits`.
 
@@ -223,11 +280,14 @@ def match_photos_at(
     times = {}
     start = time.perf_counter()
     images = [read_photo(path, limits) for path in paths]
+    refuse_many_tiles(images, settings, limits)
     times["reading"], start = time.perf_counter() - start, time.perf_counter()
     with models.use(name) as (processor, model):
         times["loading"] = time.perf_counter() - start
-        apply(settings, model)
-        matches = match_photos(processor, model, images, int(settings.longest_edge), float(settings.threshold))
+        apply(settings, name, model)
+        edge = None if settings.longest_edge is None else int(settings.longest_edge)
+        threshold, turns, tiles = float(settings.threshold), int(settings.turns), bool(settings.tiles)
+        matches = match_photos(processor, model, images, edge, threshold, turns, tiles)
     times |= matches.times
     start = time.perf_counter()
     geometry = find_geometry(matches, images)
@@ -243,7 +303,7 @@ def match_photos_at(
     times["drawing"] = time.perf_counter() - start
     names = [Path(path or "").name for path in paths]
     metadata = to_metadata(matches, geometry, images, names, model=name, **settings._asdict())
-    summary = summarize(images, matches, geometry, times)
+    summary = summarize(images, matches, geometry, times, settings.turns)
     return Found(summary, drawn, pruning, view, metadata, to_arrays(matches.prediction, geometry))
 
 
@@ -259,15 +319,26 @@ def read_photo(path: str | None, limits: Limits) -> Image.Image:
     try:
         if os.path.getsize(path) > limits.megabytes << 20:
             raise InputError(f"more than the {limits.megabytes} MB that are allowed")
-        with reading(f"Cannot read the image {name}"):
-            Image.open(path, formats=FORMATS).close()
-        image = load_image(path, max_pixels=limits.megapixels * 1_000_000)
+        image = load_image(path, max_pixels=limits.megapixels * 1_000_000, formats=FORMATS)
         if image.mode.startswith(("I", "F")):
             to_pixels(image)  # their values may be out of range
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: more than the {limits.megapixels} megapixels that are allowed") from error
     except Exception as error:  # broken data makes Pillow raise anything
         text = one_line(error).replace(str(path), name)
         raise InputError(text if name in text else f"{name}: {text}") from error
     return image
+
+
+def refuse_many_tiles(images: Sequence[Image.Image], settings: Settings, limits: Limits) -> None:
+    """Raise an InputError if more is to be searched in tiles than allowed; without tiles the slider bounds it."""
+    first, second = (image.width * image.height / 1e6 for image in images)
+    searched = first + settings.turns * second
+    if settings.tiles and searched > limits.tiled_megapixels:
+        counted = ", the second photo in all its turns" if settings.turns > 1 else ""
+        raise InputError(
+            f"{searched:.0f} megapixels to search in tiles{counted}, and {limits.tiled_megapixels} are allowed"
+        )
 
 
 def to_view(images: Sequence[Image.Image], geometry: Geometry) -> View:
@@ -316,8 +387,10 @@ def point_at(view: View, x: float, y: float) -> tuple[int, float, float] | None:
     return (image, x - left, y) if inside else None
 
 
-def summarize(images: Sequence[Image.Image], matches: Matches, geometry: Geometry, times: dict[str, float]) -> str:
-    """Markdown: counts, inliers, the layer, and the time of each part."""
+def summarize(
+    images: Sequence[Image.Image], matches: Matches, geometry: Geometry, times: dict[str, float], turns: int = 1
+) -> str:
+    """Markdown: counts, inliers, the layer, the turn if any were tried, and the time of each part."""
     verdict = describe(geometry.verdict)
     points = matches.prediction[:2]
     count = geometry.homography_inliers.sum()
@@ -329,6 +402,7 @@ def summarize(images: Sequence[Image.Image], matches: Matches, geometry: Geometr
             f"**{describe_matches(matches)}**",
             f"- {verdict}",
             f"- {count} inliers of a homography (3 px){share}",
+            *([f"- {describe_turn(matches)}"] if turns > 1 else []),
             f"- first photo {sizes[0]}; second photo {sizes[1]}",
             f"- seconds: {parts} · **all {sum(times.values()):.2f}**; {matches.engine}",
         ]
@@ -345,7 +419,7 @@ Each line joins two points that LightGlue takes for the same: green where it is 
 BUTTONS = ["download", "fullscreen"]  # of a picture; Gradio's others share it with the world
 HINT = "Click a point of either photo: its match must lie on the line of the same colour in the other."
 CSS = """
-.gradio-container {max-width: 1280px !important; margin: auto}
+.gradio-container {max-width: 1280px !important; width: 100%; margin: auto}
 .photo img {object-fit: contain}
 @media (max-width: 500px) {.tab-container button {padding: 8px 5px !important; font-size: 14px}}
 """
@@ -373,7 +447,7 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
     reporter = gr.Progress()
     folder = tempfile.TemporaryDirectory(prefix="lightglue-hf-")
     names = list(dict.fromkeys([*matchers(), model]))
-    own = settings_of(model)
+    at_first = controls(model)
 
     with gr.Blocks(title="LightGlue", analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
         view, points = gr.State(None, time_to_live=FORGET), gr.State([], time_to_live=FORGET)
@@ -383,10 +457,14 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
                 with gr.Row():
                     photos = [_photo(gr, label) for label in ("First photo", "Second photo")]
                 gr.Examples(_examples(Path(folder.name)), photos, label="Examples", api_visibility="private")
+                with gr.Accordion("Turned and huge photos", open=False, elem_id="more"):
+                    turns = gr.Radio(elem_id="turns", **at_first["turns"])
+                    tiles = gr.Checkbox(elem_id="tiles", **at_first["tiles"])
             with gr.Column(min_width=320):
                 checkpoint = gr.Dropdown(names, value=model, label="Checkpoint", elem_id="checkpoint")
                 licence = gr.Markdown(licence_of(model), elem_id="licence")
-                sliders = [_slider(gr, field, getattr(own, field)) for field in SLIDERS]
+                sliders = {field: gr.Slider(elem_id=field, **at_first[field]) for field in SLIDERS}
+                moved = {**sliders, "turns": turns, "tiles": tiles}
                 button = gr.Button("Match", variant="primary", elem_id="match")
         summary = gr.Markdown(elem_id="summary")
         with gr.Tabs():
@@ -415,7 +493,7 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
             progress(0.1, "matching, with a checkpoint that is fetched at its first use")
             if name not in names:
                 raise InputError(f"no checkpoint is called {name!r}")
-            found = match_photos_at((path0, path1), name, Settings(*values), models, limits)
+            found = match_photos_at((path0, path1), name, chosen(name, Settings(*values)), models, limits)
             progress(0.9, "drawing")
             files = [gr.DownloadButton(value=path, interactive=True) for path in write(found, Path(folder.name))]
             both = None if found.view.homography is None else overlay(*found.view.images, found.view.homography)
@@ -432,7 +510,7 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
         click.__annotations__["event"] = gr.SelectData  # by which Gradio knows what to give
         one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         shown = [summary, matches, pruning, warped, lines, view, points, *downloads]
-        button.click(_readably(gr, match), [*photos, checkpoint, *sliders], shown, **one_at_a_time)
+        button.click(_readably(gr, match), [*photos, checkpoint, *moved.values()], shown, **one_at_a_time)
         lines.select(
             _readably(gr, click),
             [view, points],
@@ -441,13 +519,20 @@ def build(load: Callable[[str], tuple[Any, Any]], model: str = "tiny", limits: L
             trigger_mode="multiple",
             api_visibility="private",
         )
-        checkpoint.change(
-            _readably(gr, lambda name: [licence_of(name), *settings_of(name)]),
-            [checkpoint],
-            [licence, *sliders],
-            queue=False,
-            api_visibility="private",
-        )
+
+        def change(name: str, tiled: bool) -> list[Any]:
+            changed = controls(name, tiled)
+            for field in {"turns", "tiles"} - fixed_options(directory_of(name)):
+                del changed[field]["value"]  # stays as it is
+            return [licence_of(name), *(gr.update(**properties) for properties in changed.values())]
+
+        def resize(name: str, tiled: bool) -> Any:
+            properties = controls(name, tiled)["longest_edge"]
+            return gr.update(**{field: properties[field] for field in ("info", "interactive")})
+
+        at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        checkpoint.change(_readably(gr, change), [checkpoint, tiles], [licence, *moved.values()], **at_once)
+        tiles.change(_readably(gr, resize), [checkpoint, tiles], [sliders["longest_edge"]], **at_once)
     page.folder = folder  # which is there as long as the page is
     page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
     return page
@@ -494,12 +579,6 @@ def _photo(gr: Any, label: str) -> Any:
 
 def _picture(gr: Any, label: str, name: str, format: str = "png") -> Any:
     return gr.Image(label=label, format=format, interactive=False, buttons=BUTTONS, elem_id=name)
-
-
-def _slider(gr: Any, field: str, value: float) -> Any:
-    slider = SLIDERS[field]
-    names = {"label": slider.label, "info": slider.info, "elem_id": field}
-    return gr.Slider(slider.minimum, slider.maximum, value, step=slider.step, **names)
 
 
 def _examples(folder: Path) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import urllib.request
 import warnings
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 URL_PREFIXES = ("http://", "https://", "data:image/")
 URL_TIMEOUT = 60.0  # seconds
 URL_BYTES = 256 << 20
+PILLOWS_FEAR = ", could be decompression bomb DOS attack"
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 
 
@@ -29,6 +31,7 @@ def load_image(
     timeout: float | None = None,
     max_pixels: int | None = None,
     upright: bool = True,
+    formats: tuple[str, ...] | None = None,
 ) -> Image.Image:
     """Read and decode one image, in its own colour mode.
 
@@ -41,11 +44,12 @@ def load_image(
         max_pixels: refuse images with more pixels before decoding them; `None` leaves Pillow's own limit
             (an error above twice `PIL.Image.MAX_IMAGE_PIXELS`, a warning above it).
         upright: turn a file or URL by its EXIF orientation; otherwise its pixels are as they are stored.
+        formats: that Pillow may take a file or URL for; all that it knows by default.
 
     Raises:
         OSError: the data is missing, truncated, no image or no regular file, a URL is asked for offline or gives
             more than `URL_BYTES`; the source is named.
-        PIL.Image.DecompressionBombError: the image has too many pixels.
+        PIL.Image.DecompressionBombError: the image has too many pixels, and what may be done about it.
     """
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", None) or "a PIL image"
@@ -53,7 +57,7 @@ def load_image(
         name = os.fspath(source)
     name = name if len(name) < 300 else f"{name[:300]}..."
     try:
-        image = source if isinstance(source, Image.Image) else _open(os.fspath(source), timeout)
+        image = source if isinstance(source, Image.Image) else _open(os.fspath(source), timeout, formats)
         pixels = image.width * image.height
         if max_pixels is not None and pixels > max_pixels:
             raise Image.DecompressionBombError(f"{pixels} pixels exceed the limit of {max_pixels}")
@@ -65,16 +69,17 @@ def load_image(
     except (FileNotFoundError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise Image.DecompressionBombError(f"{name}: {error}") from error
+        text = str(error).removesuffix(".").replace(PILLOWS_FEAR, ": PIL.Image.MAX_IMAGE_PIXELS is half of that")
+        raise Image.DecompressionBombError(f"{name}: {text}") from error
     except Exception as error:  # broken data makes Pillow raise anything: SyntaxError, struct.error, IndexError...
         raise OSError(f"Cannot read the image {name}: {error}") from error
 
 
-def _open(source: str, timeout: float | None) -> Image.Image:
+def _open(source: str, timeout: float | None, formats: tuple[str, ...] | None) -> Image.Image:
     if not source.startswith(URL_PREFIXES):
         if os.path.exists(source) and not os.path.isfile(source):  # a device or pipe might never end
             raise OSError("it is no regular file")
-        return Image.open(source)
+        return Image.open(source, formats=formats)
     if huggingface_hub.constants.HF_HUB_OFFLINE and not source.startswith("data:"):
         raise OSError("offline mode is enabled, URLs are not fetched")
     request = urllib.request.Request(source, headers={"User-Agent": "lightglue-hf"})
@@ -82,7 +87,18 @@ def _open(source: str, timeout: float | None) -> Image.Image:
         data = response.read(URL_BYTES + 1)
     if len(data) > URL_BYTES:
         raise OSError(f"it has more than {URL_BYTES >> 20} MiB")
-    return Image.open(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=formats)
+
+
+def allow_pixels(count: int) -> None:
+    """Have Pillow open images of so many pixels, without a warning: in the whole process, for programs at their start.
+
+    It opens what has up to 178,956,970 pixels as it is, since a small broken file may claim to have any number.
+    """
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None:  # of which twice as many are an error
+        Image.MAX_IMAGE_PIXELS = max(most, math.ceil(count / 2))
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def to_pixels(

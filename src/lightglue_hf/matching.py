@@ -167,6 +167,12 @@ def describe_matches(matches: Matches) -> str:
     return f"{len(matches.prediction.matches)} matches{layers}"
 
 
+def describe_turn(matches: Matches) -> str:
+    """How the second photo was turned to be matched best, where turns were tried."""
+    how = f"turned by {90 * matches.turns} degrees counter-clockwise" if matches.turns else "as it is"
+    return f"the second photo matches best {how}"
+
+
 def describe(verdict: Verdict) -> str:
     """One line: the inliers, and what they are worth."""
     worth = {

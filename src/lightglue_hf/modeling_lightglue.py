@@ -28,6 +28,11 @@ from .features import KeypointFeatures, check_images, features_of_detector, feat
 from .loading import CheckedLoading
 from .utils.tensors import as_autocast, is_traced, low_memory_cpu
 
+STRIP, KEPT = (
+    1 << 20,
+    1 << 22,
+)  # similarities that are computed at once, and kept, on a CPU: of 1024 and of 2048 points
+LARGE = 1 << 19  # values of an image's points whose tensors do not stay in the caches: 1024 points of twice 256
 MASKED = -1e9  # similarity of padding: finite, so that a row of nothing but padding stays free of NaN
 PADDING_OFFSET = 1 << 24  # more than there are keypoints: sorts behind them (OpenVINO computes indices in 32 bits)
 POINTS_AT_ONCE = 1 << 12  # on a CPU, of all pairs that are matched together; with more, the caches do not hold a layer
@@ -294,6 +299,12 @@ class LightGlueMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.descriptor_dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """`(2 * pairs, n, 2 * width)` -> `(2 * pairs, n, width)`; on a CPU images of many points one by one."""
+        if low_memory_cpu(self, hidden) and hidden.shape[1] * hidden.shape[2] >= LARGE:
+            return torch.cat([self.of_points(image) for image in hidden.split(1)])
+        return self.of_points(hidden)
+
+    def of_points(self, hidden: Tensor) -> Tensor:
         return self.fc2(self.activation_fn(self.layer_norm(self.fc1(hidden))))
 
 
@@ -310,25 +321,33 @@ class LightGlueTransformerLayer(GradientCheckpointingLayer):
         self.cross_mlp = LightGlueMLP(config)
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, output_attentions: bool
+        self,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        output_hidden_states: bool,
+        output_attentions: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-        """`(2 * pairs, n, width)` -> the same, the layer's seven hidden states and two attentions."""
+        """`(2 * pairs, n, width)` -> the same, the layer's seven hidden states if asked for, and two attentions."""
         self_mask = cross_mask = None
         if mask is not None:
             self_mask = AttentionMask(keys=mask, queries=mask)
             cross_mask = AttentionMask(keys=swap_images(mask), queries=mask)
         message, self_weights = self.self_attention(hidden, self_mask, rotary, output_attentions=output_attentions)
-        self_input = torch.cat([hidden.to(message.dtype), message], -1)
-        self_output = self.self_mlp(self_input)
-        middle = hidden + self_output
+        middle, self_states = self.update(self.self_mlp, hidden, message, output_hidden_states)
         message, cross_weights = self.cross_attention(
             middle, cross_mask, cross=True, output_attentions=output_attentions
         )
-        cross_input = torch.cat([middle.to(message.dtype), message], -1)
-        cross_output = self.cross_mlp(cross_input)
-        output = middle + cross_output
-        states = (hidden, middle, self_input, self_output, output, cross_input, cross_output)
+        output, cross_states = self.update(self.cross_mlp, middle, message, output_hidden_states)
+        states = (hidden, middle, *self_states, output, *cross_states) if output_hidden_states else ()
         return output, states, (self_weights, cross_weights)
+
+    @staticmethod
+    def update(mlp: nn.Module, hidden: Tensor, message: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a message makes of the points; and, to be kept or not, what goes into the network and comes out."""
+        joined = torch.cat([hidden.to(message.dtype), message], -1)
+        change = mlp(joined)
+        return hidden + change, (joined, change) if keep else ()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -350,8 +369,18 @@ class LightGlueMatchAssignmentLayer(nn.Module):
             descriptors: `(pairs, 2, n, width)`.
             mask: `(pairs, 2, n)` bool; `None` if there is no padding.
         """
+        return Assignment.from_projections(self.final_projection(descriptors), self.matchability(descriptors), mask)
+
+    def matches(self, descriptors: Tensor, mask: Tensor | None, filter_threshold: float) -> tuple[Tensor, Tensor]:
+        """As [`Assignment.matches`], of the arguments of a call; on a CPU no tensor has n x n values."""
         projected, matchability = self.final_projection(descriptors), self.matchability(descriptors)
-        return Assignment.from_projections(projected, matchability, mask)
+        if not low_memory_cpu(self, projected) or len(projected) == 0:
+            return Assignment.from_projections(projected, matchability, mask).matches(filter_threshold)
+        certainty = F.logsigmoid(matchability.squeeze(-1).float())
+        masks = [None] * len(projected) if mask is None else mask
+        partners = [best_partners(*of_pair) for of_pair in zip(projected, certainty, masks)]
+        best, columns, highest = (torch.stack(of_pairs) for of_pairs in zip(*partners))
+        return mutual_matches(best, columns, highest, projected.shape[2], filter_threshold)
 
     def unmatchable(self, descriptors: Tensor, width_confidence: float) -> Tensor:
         """The points that are unmatchable with at least that confidence."""
@@ -390,22 +419,10 @@ class Assignment:
         return cls(log_p, matchability, mask)
 
     def matches(self, filter_threshold: float) -> tuple[Tensor, Tensor]:
-        """Mutually best pairs: matches `(pairs, 2, n)`, -1 for none or not above the threshold, and their scores."""
-        best, matches0 = self.log_p.max(2)
+        """See [`mutual_matches`]."""
         # of the mask, if there is one: ONNX's exporter takes the other's number of points for a constant
         n = (self.matchability if self.mask is None else self.mask).shape[2]
-        indices = torch.arange(n, device=self.log_p.device).expand_as(matches0)
-        # the maximum of a column costs a tenth of its place, which only a row that attains it needs to know
-        attained = (best >= self.log_p.amax(1).gather(1, matches0)) & (best > -math.inf)
-        matches1 = torch.full_like(F.pad(matches0, (0, 1)), -1)
-        matches1 = matches1.scatter(1, torch.where(attained, matches0, n), indices)[:, :n]
-        mutual0 = attained & (matches1.gather(1, matches0) == indices)  # of equal maxima one counts
-        mutual1 = matches1 >= 0
-        scores0 = best.exp() * mutual0
-        scores1 = scores0.gather(1, matches1.clamp(min=0)) * mutual1
-        scores = torch.stack([scores0, scores1], 1)
-        valid = torch.stack([mutual0, mutual1], 1) & (scores > filter_threshold)
-        return torch.stack([matches0, matches1], 1).masked_fill(~valid, -1), scores
+        return mutual_matches(*self.log_p.max(2), self.log_p.amax(1), n, filter_threshold)
 
     def negative_log_likelihood(self, labels: Tensor) -> Tensor:
         """`(pairs,)` loss of ground-truth labels `(pairs, 2, n)`: half matchable, half unmatchable points.
@@ -431,6 +448,69 @@ class Assignment:
         return torch.stack(
             [torch.where(best[i].values > log_unmatchable[:, i], best[i].indices, n) for i in (0, 1)], 1
         )
+
+
+def best_partners(projected: Tensor, certainty: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What [`mutual_matches`] takes of a pair, from strips of `Assignment.log_p` instead of the whole.
+
+    What is written is still in the caches when it is read, and the largest tensor of the model is never made. Of many
+    points the similarities are computed twice.
+
+    Args:
+        projected: `(2, n, width)`, n >= 1.
+        certainty: `(2, n)` float32, log-sigmoid of the matchabilities.
+        mask: `(2, n)` bool; `None` if there is no padding.
+
+    Returns:
+        The maximum of each row, `(n,)` float32; its column, `(n,)` int64; and the maximum of each column.
+    """
+    first, second = projected / projected.shape[-1] ** 0.25
+    n = len(second)
+    size = max(STRIP // n, 1)
+    strips = [slice(start, start + size) for start in range(0, n, size)]
+
+    def similarity_of(strip: slice) -> Tensor:
+        similarity = (first[strip] @ second.T).float()
+        return similarity if mask is None else similarity.masked_fill_(~(mask[0, strip, None] & mask[1]), MASKED)
+
+    kept = [similarity_of(strip) for strip in strips] if n * n <= KEPT else None
+    rows, columns = [], torch.full_like(certainty[1], -math.inf)
+    for strip, similarity in zip(strips, kept or map(similarity_of, strips)):
+        rows.append((certainty[0, strip] - similarity.logsumexp(1))[:, None])
+        columns = torch.logaddexp(columns, similarity.logsumexp(0))
+    columns = certainty[1] - columns
+    best, highest = [], torch.full_like(columns, -math.inf)
+    for strip, row, similarity in zip(strips, rows, kept or map(similarity_of, strips)):
+        log_p = (row + columns).add_(similarity, alpha=2)
+        if mask is not None:
+            log_p = log_p.masked_fill_(~(mask[0, strip, None] & mask[1]), -math.inf)
+        best.append(log_p.max(1))
+        highest = torch.maximum(highest, log_p.amax(0))
+    return torch.cat([of.values for of in best]), torch.cat([of.indices for of in best]), highest
+
+
+def mutual_matches(
+    best: Tensor, partners: Tensor, highest: Tensor, n: int, filter_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Mutually best pairs: matches `(pairs, 2, n)`, -1 for none or not above the threshold, and their scores.
+
+    Args:
+        best, partners: `(pairs, n)`, the maximum of each row of `Assignment.log_p`, and its column.
+        highest: `(pairs, n)`, the maximum of each column.
+        n: how many points there are.
+    """
+    indices = torch.arange(n, device=best.device).expand_as(partners)
+    # the maximum of a column costs a tenth of its place, which only a row that attains it needs to know
+    attained = (best >= highest.gather(1, partners)) & (best > -math.inf)
+    matches1 = torch.full_like(F.pad(partners, (0, 1)), -1)
+    matches1 = matches1.scatter(1, torch.where(attained, partners, n), indices)[:, :n]
+    mutual0 = attained & (matches1.gather(1, partners) == indices)  # of equal maxima one counts
+    mutual1 = matches1 >= 0
+    scores0 = best.exp() * mutual0
+    scores1 = scores0.gather(1, matches1.clamp(min=0)) * mutual1
+    scores = torch.stack([scores0, scores1], 1)
+    valid = torch.stack([mutual0, mutual1], 1) & (scores > filter_threshold)
+    return torch.stack([partners, matches1], 1).masked_fill(~valid, -1), scores
 
 
 class LightGlueTokenConfidenceLayer(nn.Module):
@@ -888,7 +968,11 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         mask = None if points.mask is None else points.mask.flatten(0, 1)
         rotary = points.cos.flatten(0, 1), points.sin.flatten(0, 1)
         hidden, states, attentions = self.transformer_layers[i](
-            points.descriptors.flatten(0, 1), rotary, mask, record.attentions is not None
+            points.descriptors.flatten(0, 1),
+            rotary,
+            mask,
+            record.hidden_states is not None,
+            record.attentions is not None,
         )
         record.add(states, attentions)
         points.descriptors = hidden.unflatten(0, (-1, 2))
@@ -902,8 +986,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             return result
         for i in range(layers):
             self._run_layer(i, points, record)
-        assignment = self.match_assignment_layers[-1](points.descriptors, points.mask)
-        result.matches, scores = assignment.matches(self.config.filter_threshold)
+        assignment: Any = self.match_assignment_layers[-1]
+        result.matches, scores = assignment.matches(points.descriptors, points.mask, self.config.filter_threshold)
         result.matching_scores = scores.to(points.descriptors.dtype)
         return result
 
@@ -961,7 +1045,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             stopped = 1 - unsure / initial.sum(1) > config.depth_confidence
             keep = confidence <= threshold
         if config.rejection_threshold > 0 and i == REJECTING_LAYER:
-            matches, _ = assignment_layer(descriptors, exists).matches(config.filter_threshold)
+            matches, _ = assignment_layer.matches(descriptors, exists, config.filter_threshold)
             share = (matches[:, 0] >= 0).sum(-1) / initial.amin(1)
             rejected = (share < config.rejection_threshold) & ~stopped
         if config.width_confidence <= 0:
@@ -987,8 +1071,8 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
 
     def _assign(self, points: Points, i: int, outputs: Result) -> None:
         """Match what is left of the pairs after layer `i`; indices go back to the batch's columns."""
-        assignment = self.match_assignment_layers[i](points.descriptors, points.mask)
-        matches, scores = assignment.matches(self.config.filter_threshold)
+        assignment: Any = self.match_assignment_layers[i]
+        matches, scores = assignment.matches(points.descriptors, points.mask, self.config.filter_threshold)
         outputs.matches[points.pair], scores = points.in_columns(matches, scores, outputs.matches.shape[-1])
         outputs.matching_scores[points.pair] = scores.to(outputs.matching_scores.dtype)
 

@@ -56,6 +56,10 @@ class PhotoMatches(NamedTuple):
     all_keypoints1: np.ndarray
     turns: int
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.all_keypoints0)} and {len(self.all_keypoints1)} keypoints"
+        return f"PhotoMatches({len(self.matches)} matches of {counts}, turns={self.turns})"
+
 
 def match(
     image0: Any,

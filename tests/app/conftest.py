@@ -58,7 +58,7 @@ def address(loading, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         patch.setenv("no_proxy", "127.0.0.1,localhost")
-        limits = app.Limits(megabytes=1, megapixels=3, waiting=4)
+        limits = app.Limits(megabytes=1, megapixels=3, waiting=4, tiled_megapixels=10)
         page = app.build(loading, limits=limits)
         yield app.serve(page, port=None, limits=limits)
         page.close(verbose=False)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightglue_hf import app
+from lightglue_hf import app, bundled_checkpoint
 
-from .conftest import waiting_for_result
+from .conftest import Loading, waiting_for_result
 
 pytestmark = pytest.mark.browser
 
@@ -98,11 +98,11 @@ def test_two_photos_give_pictures_counts_and_files(visit, photos, tmp_path):
 def test_every_slider_does_what_it_says(visit, photos, tmp_path):
     page = visit()
     choose(page, photos["small"])
-    for field, value in app.Settings(256, 384, 0.3, 1, 0.9)._asdict().items():
-        move(page, field, value)
+    for field in app.SLIDERS:
+        move(page, field, getattr(app.Settings(256, 384, 0.3, 1, 0.9), field))
     text = match(page)
     few = saved(page, tmp_path)
-    assert {field: few[field] for field in app.SLIDERS} == app.Settings(256, 384, 0.3, 1, 0.9)._asdict()
+    assert {field: few[field] for field in app.Settings._fields} == app.Settings(256, 384, 0.3, 1, 0.9)._asdict()
     assert len(few["all_keypoints0"]) <= 256
     assert min(few["matching_scores"]) > 0.3
     assert "stopped after layer 4 of 4" in text, "a confidence of 1 never stops"
@@ -110,6 +110,70 @@ def test_every_slider_does_what_it_says(visit, photos, tmp_path):
     assert int(re.search(r"layer (\d) of 4", match(page))[1]) < 4
     move(page, "max_keypoints", 64)
     assert "64 keypoints" in match(page)
+
+
+def test_turns_and_tiles(visit, photos, tmp_path):
+    left, right = photos["small"]
+    Image.open(right).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png")
+    page = visit()
+    choose(page, [left, tmp_path / "lying.png"])
+    assert "matches best" not in match(page)
+    page.get_by_text("Turned and huge photos").click()
+    page.get_by_label("all quarters").check()
+    assert "the second photo matches best turned by 270 degrees counter-clockwise" in match(page)
+    found = saved(page, tmp_path)
+    assert (found["turned"], found["turns"], found["tiles"], found["longest_edge"]) == (270, 4, False, 640)
+
+    edge = page.locator("#longest_edge input[type=number]")
+    page.locator("#tiles input").check()
+    page.locator("#longest_edge", has_text="as large as the photos are").wait_for()
+    assert edge.is_disabled()
+    assert "first photo 400 x 300" in match(page)
+    found = saved(page, tmp_path)
+    assert (found["turned"], found["tiles"], found["longest_edge"]) == (270, True, None)
+    assert len(found["matches"]) > 20
+    page.locator("#tiles input").uncheck()
+    page.locator("#longest_edge", has_text="pixels to resize each photo to").wait_for()
+    assert edge.is_enabled()
+    assert edge.input_value() == "640"
+
+    Image.new("1", (1500, 1500)).save(tmp_path / "large.png")
+    page = visit()
+    choose(page, [tmp_path / "large.png"] * 2)
+    page.get_by_text("Turned and huge photos").click()
+    page.get_by_label("all quarters").check()
+    page.locator("#tiles input").check()
+    page.locator("#match").click()
+    text = error_of(page)
+    assert "11 megapixels to search in tiles, the second photo in all its turns, and 10 are allowed" in text
+
+
+def test_what_an_exported_graph_has_fixed_cannot_be_moved(chromium, photos, tmp_path, monkeypatch):
+    """A graph's directory without the graph, and the bundled model in its place: this is about the page."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    for file in ("config.json", "preprocessor_config.json"):
+        (tmp_path / file).write_bytes((bundled_checkpoint("tiny") / file).read_bytes())
+    (tmp_path / "openvino_model.xml").touch()
+    page = app.build(Loading(), str(tmp_path))
+    try:
+        visitor = chromium.new_page()
+        visitor.goto(app.serve(page, port=None))
+        for field in ("max_keypoints", "depth_confidence", "width_confidence"):
+            visitor.locator(f"#{field}", has_text="as the graph was exported").wait_for()
+            assert visitor.locator(f"#{field} input[type=number]").is_disabled()
+        assert visitor.locator("#threshold input[type=number]").is_enabled()
+        visitor.get_by_text("Turned and huge photos").click()
+        for field in ("turns", "tiles"):
+            visitor.locator(f"#{field}", has_text="not with this exported graph").wait_for()
+            assert visitor.locator(f"#{field} input").first.is_disabled()
+        visitor.locator("#checkpoint input").click()
+        visitor.get_by_role("option", name="tiny", exact=True).click()
+        visitor.locator("#max_keypoints", has_text="at most, of each photo").wait_for()
+        for field in ("max_keypoints", "tiles"):
+            assert visitor.locator(f"#{field} input").first.is_enabled()
+        visitor.close()
+    finally:
+        page.close(verbose=False)
 
 
 def test_a_checkpoint_says_its_licence_and_sets_the_sliders(visit):
@@ -140,7 +204,7 @@ def test_errors_are_sentences(visit, photos, tmp_path, monkeypatch):
     page = visit()
     choose(page, [tmp_path / "vast.png", photos["small"][1]])
     page.locator("#match").click()
-    assert "vast.png: 4000000 pixels exceed the limit of 3000000" in error_of(page)
+    assert "vast.png: more than the 3 megapixels that are allowed" in error_of(page)
 
     (tmp_path / "long.png").write_bytes(photos["small"][0].read_bytes() + bytes(2 << 20))
     page = visit()

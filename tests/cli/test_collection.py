@@ -37,7 +37,7 @@ def test_from_a_folder_to_a_database(folder, checkpoint, capsys):
         f"wrote {folder / 'f.h5'}: 2 of 2 photos, 2 of them now\n",
     )
     status, out, _ = features(capsys, folder, checkpoint, "--longest-edge", 128, "--json")
-    assert (status, json.loads(out)) == (0, {"photos": 2, "made": 0, "left_out": {}})
+    assert (status, json.loads(out)) == (0, {"photos": 2, "made": 0, "left_out": {}, "replaced": 0})
     for way in ((), ("--by", "sequential"), ("--by", "retrieval", "--features", folder / "f.h5")):
         status, out, _ = run(capsys, "pairs", folder / "photos", "-o", folder / "p.txt", *way)
         assert (status, out) == (0, f"wrote {folder / 'p.txt'}: 1 pairs of 2 photos\n")
@@ -51,6 +51,25 @@ def test_from_a_folder_to_a_database(folder, checkpoint, capsys):
         assert status == 0
         assert json.loads(out)["photos"] == 2
     assert not list(folder.glob("*.parts"))
+
+
+def test_a_photo_that_was_replaced_is_said_and_a_database_of_the_old_one_refused(folder, checkpoint, capsys):
+    files = (folder / "f.h5", folder / "m.h5", "-o", folder / "d.db")
+    match = ("match-pairs", folder / "f.h5", folder / "p.txt", "-o", folder / "m.h5", "--json")
+    features(capsys, folder, checkpoint)
+    run(capsys, "pairs", folder / "photos", "-o", folder / "p.txt")
+    run(capsys, *match)
+    assert run(capsys, "colmap", folder / "photos", *files)[0] == 0
+    (folder / "photos" / "a.png").write_bytes((folder / "photos" / "b.jpg").read_bytes())
+    assert features(capsys, folder, checkpoint)[:2] == (
+        0,
+        f"wrote {folder / 'f.h5'}: 2 of 2 photos, 1 of them now, 1 of those because the photo of that name is another "
+        "one\n",
+    )
+    assert json.loads(run(capsys, *match)[1])["made"] == 1
+    status, _, err = run(capsys, "colmap", folder / "photos", *files)
+    assert status == 2
+    assert "has other keypoints of a.png: choose another name, or remove it" in err
 
 
 def test_photos_that_are_left_out_are_listed_and_the_status_is_3(folder, checkpoint, capsys):

@@ -18,6 +18,9 @@ def test_demo_judges_by_the_ground_truth(checkpoint, capsys, tmp_path):
     assert "50 and 50 keypoints" in printed
     assert re.search(r"\d+ matches are correct: .*\(precision [01]\.\d{3}\)", printed)
     assert Image.open(path).size == (2 * 741, 500)
+    assert cli.main(["demo", *arguments, "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.match(r"\d+ matches", line) is not None for line in lines] == [True, True], "the results alone"
 
 
 def test_demo_without_scikit_image_says_what_to_install(error, monkeypatch, checkpoint):

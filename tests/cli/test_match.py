@@ -180,7 +180,6 @@ def test_json_is_what_is_saved_and_nothing_else_is_printed(run, photos, tmp_path
     assert printed == (tmp_path / "matches.json").read_text()
     saved = json.loads(printed)
     assert saved["verdict"]["answer"] in ("yes", "no", "too few")
-    assert run(*photos, "-q", "-o", tmp_path / "matches.png") == ""
 
 
 def test_everything_a_match_belongs_to_is_saved(run, photos, tmp_path):
@@ -369,3 +368,26 @@ def test_a_turned_photo_and_tiles(photos, tmp_path, capsys):
         assert (np.abs(back - saved["keypoints1"]).max(1) < 1).mean() > 0.9
     assert cli.main(["match", *paths, "--device", "cpu", "--max-keypoints", "128", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["turned"] == 0
+
+
+def test_quiet_prints_the_result_and_nothing_else(run, photos, tmp_path):
+    pytest.importorskip("poselib")
+    lines = run(*photos, "--quiet", "-o", tmp_path / "m.png", "--save", tmp_path / "m.json", "--turns", 2).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("the second photo matches best ")
+    assert re.match(r"\d+ matches", lines[1])
+    assert "fundamental matrix" in lines[2]
+    assert json.loads(run(*photos, "--quiet", "--json"))["images"] == photos
+
+
+def test_huge_photos_are_named_with_the_limit_and_what_to_do(error, run, photos, tmp_path, monkeypatch):
+    huge = tmp_path / "huge.png"
+    Image.new("L", (1200, 1000)).save(huge)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)  # of which twice as many are an error, with Pillow's words
+    advice = "--max-megapixels N allows more, and --tiles searches them"
+    assert f"{huge} has more than 1 megapixels: {advice}" in error("match", photos[0], huge)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(huge.read_bytes())))
+    assert "error: - has more than 1 megapixels" in error("match", photos[0], "-")
+    assert "has more than 1 megapixels" in error("match", photos[0], huge, "--max-megapixels", 1)
+    printed = run(photos[0], huge, "--max-megapixels", 2, "--tiles")
+    assert f"{huge}: 1200 x 1000" in printed

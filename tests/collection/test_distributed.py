@@ -93,7 +93,7 @@ def test_36_the_same_features_as_here_although_a_worker_dies(tmp_path, photos, h
     processor, model = load()
     out = tmp_path / "features.h5"
     done = extract_features(photos, out, model, processor, batch_size=2, cluster=deadly, progress=Bar)
-    assert done == (6, 6, {})
+    assert done == (6, 6, {}, 0)
     assert out.read_bytes() == (here / "features.h5").read_bytes()
     assert not list(tmp_path.glob("*.parts"))
 

@@ -1,7 +1,9 @@
 import json
+import os
 import tracemalloc
 from concurrent.futures import Future
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from PIL import Image
 
 from lightglue_hf import KeypointFeatures, LightGlueImageProcessor
 from lightglue_hf.collection import extraction
+from lightglue_hf.collection import photos as photos_module
 from lightglue_hf.collection.extraction import Extractor, extract_features, plan_photos
 from lightglue_hf.collection.photos import load_stored, photo_names
-from lightglue_hf.collection.storage import FEATURES, growing, open_hdf5, read_names, read_settings
+from lightglue_hf.collection.storage import FEATURES, Store, growing, open_hdf5, read_names, read_settings
 from lightglue_hf.collection.work import remaining
 from lightglue_hf.data.posed_pairs import read_features
 from lightglue_hf.geometry import scale_keypoints
@@ -36,7 +39,7 @@ def alone(model, processor, path):
 
 def test_a_photo_gets_what_it_gets_alone(tmp_path, photos, model, processor):
     done = extract_features(photos, tmp_path / "f.h5", model, processor, batch_size=3)
-    assert done == (6, 6, {})
+    assert done == (6, 6, {}, 0)
     assert read_names(tmp_path / "f.h5") == sorted(SIZES)
     counts = 0
     for name, (width, height) in SIZES.items():
@@ -83,6 +86,73 @@ def test_new_photos_are_added(tmp_path, model, processor):
     assert read_names(tmp_path / "f.h5") == ["a.png", "b.png"]
 
 
+def features_of(path, name):
+    return read_features(path, name)["keypoints"].tolist()
+
+
+def test_a_photo_that_was_replaced_under_its_name_is_done_again(tmp_path, model, processor, monkeypatch):
+    folder, out = tmp_path / "photos", tmp_path / "f.h5"
+    for seed, name in enumerate("abc"):
+        save_picture(folder / f"{name}.bmp", (100, 80), seed)  # files of one size, whatever is in them
+    extract_features(folder, out, model, processor)
+    before = {name: features_of(out, f"{name}.bmp") for name in "abc"}
+    stored = out.read_bytes()
+
+    os.utime(folder / "a.bmp", (1e9, 1e9))  # touched, and the same
+    assert extract_features(folder, out, model, processor) == (3, 0, {}, 0)
+    assert out.read_bytes() == stored
+
+    save_picture(folder / "b.bmp", (100, 80), 9)
+    os.utime(folder / "b.bmp", (1e9, 1e9))  # older than it was
+    assert extract_features(folder, out, model, processor) == (3, 1, {}, 1)
+    fresh = tmp_path / "fresh.h5"
+    extract_features(folder, fresh, model, processor)
+    for name in "abc":
+        assert features_of(out, f"{name}.bmp") == features_of(fresh, f"{name}.bmp")
+        assert (features_of(out, f"{name}.bmp") == before[name]) == (name != "b")
+
+    monkeypatch.setattr(photos_module, "sha256_of", lambda path: pytest.fail("it was read"))
+    assert extract_features(folder, fresh, model, processor) == (3, 0, {}, 0), "by their times alone"
+
+
+def test_a_run_that_is_killed_keeps_what_it_did_again(tmp_path, model, processor, monkeypatch):
+    folder, out = tmp_path / "photos", tmp_path / "f.h5"
+    save_picture(folder / "a.png", (100, 80), 0)
+    save_picture(folder / "b.png", (120, 80), 1)
+    extract_features(folder, out, model, processor)
+    for seed, name in enumerate("ab", start=5):
+        save_picture(folder / f"{name}.png", (100, 80), seed)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "merge", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(folder, out, model, processor)
+    assert extract_features(folder, out, model, processor) == (2, 0, {}, 0)
+    extract_features(folder, tmp_path / "fresh.h5", model, processor)
+    for name in ("a.png", "b.png"):
+        assert features_of(out, name) == features_of(tmp_path / "fresh.h5", name)
+
+
+def test_a_photo_that_was_replaced_by_a_broken_one_has_no_features(tmp_path, model, processor):
+    folder, out = tmp_path / "photos", tmp_path / "f.h5"
+    for seed, name in enumerate("ab"):
+        save_picture(folder / f"{name}.png", (100, 80), seed)
+    extract_features(folder, out, model, processor)
+    (folder / "b.png").write_text("no image")
+    done = extract_features(folder, out, model, processor)
+    assert (done.made, done.replaced, list(done.left_out)) == (0, 0, ["b.png"])
+    assert read_names(out) == ["a.png"]
+
+
+def test_features_that_do_not_say_their_photo_stay(tmp_path, photos, model, processor):
+    """Files that were made before this was noted."""
+    out = tmp_path / "f.h5"
+    extract_features(photos, out, model, processor)
+    with h5py.File(out, "a") as file:
+        for name in SIZES:
+            del file[name].attrs["made_from"]
+    assert extract_features(photos, out, model, processor) == (6, 0, {}, 0)
+
+
 def broken_photos(folder):
     save_picture(folder / "good.jpg", (160, 120), 0)
     content = (folder / "good.jpg").read_bytes()
@@ -103,7 +173,7 @@ def test_08_09_broken_photos_are_left_out_and_the_rest_is_done(tmp_path, model, 
     # repaired, they are done
     for name in done.left_out:
         save_picture(folder / name, (160, 120), 1)
-    assert extract_features(folder, out, model, processor) == (4, 3, {})
+    assert extract_features(folder, out, model, processor) == (4, 3, {}, 0)
     assert not (tmp_path / "f.h5.left-out.json").exists()
 
 
@@ -131,7 +201,7 @@ def test_photos_of_very_different_sizes_and_without_keypoints(tmp_path, model, p
     folder = tmp_path / "photos"
     for i, size in enumerate([(1, 1), (2000, 3), (3, 2000), (640, 480)]):
         save_picture(folder / f"{i}.png", size, i)
-    assert extract_features(folder, tmp_path / "f.h5", model, processor) == (4, 4, {})
+    assert extract_features(folder, tmp_path / "f.h5", model, processor) == (4, 4, {}, 0)
     for name in ("1.png", "2.png"):  # one pixel high and wide, as the model sees them
         assert read_features(tmp_path / "f.h5", name)["keypoints"].shape == (0, 2)
         assert read_features(tmp_path / "f.h5", name)["descriptors"].shape == (0, 16)

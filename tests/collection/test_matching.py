@@ -12,6 +12,7 @@ from lightglue_hf.data.posed_pairs import read_features
 from lightglue_hf.utils.errors import InputError
 
 from ..tiny import whole_model
+from .conftest import save_picture
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,26 @@ def test_what_is_there_is_not_done_again(tmp_path, features, pairs, model, monke
     monkeypatch.setattr(Matcher, "match", None)
     assert match_pairs(features, pairs, out, model).made == 0
     assert len(read_names(out, MATCHES)) == 15
+
+
+def test_pairs_of_a_photo_that_was_replaced_are_matched_again(tmp_path, model, processor):
+    folder, features, out = tmp_path / "photos", tmp_path / "f.h5", tmp_path / "m.h5"
+    for seed, name in enumerate(("a.png", "sub/b.png", "c.png")):
+        save_picture(folder / name, (100, 80), seed)
+    extract_features(folder, features, model, processor)
+    write_pairs(tmp_path / "pairs.txt", exhaustive_pairs(read_names(features)))
+    assert match_pairs(features, tmp_path / "pairs.txt", out, model).made == 3
+    save_picture(folder / "sub/b.png", (140, 60), 9)
+    assert extract_features(folder, features, model, processor).replaced == 1
+    write_pairs(tmp_path / "one.txt", [("a.png", "sub/b.png")])
+    assert match_pairs(features, tmp_path / "one.txt", out, model).made == 1
+    assert read_names(out, MATCHES) == ["a.png/c.png", "a.png/sub-b.png"], "the other one with it has gone"
+    assert match_pairs(features, tmp_path / "pairs.txt", out, model).made == 1
+    assert match_pairs(features, tmp_path / "pairs.txt", out, model).made == 0
+    match_pairs(features, tmp_path / "pairs.txt", tmp_path / "fresh.h5", model)
+    for pair in exhaustive_pairs(read_names(features)):
+        found, expected = (read_matches(path, *pair)[0].tolist() for path in (out, tmp_path / "fresh.h5"))
+        assert found == expected
 
 
 def test_pairs_without_features_are_left_out(tmp_path, features, model):

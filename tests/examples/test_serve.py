@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,6 +195,47 @@ def test_more_than_may_wait_are_sent_away():
         until(lambda: get(app)[2]["waiting"] == 0)
         assert post(app, image0=PHOTO, image1=PHOTO)[0] == 200
     assert set(gated.batches) == {1}
+
+
+def test_health_is_answered_however_many_ask():
+    """Requests that send slowly, of which there are as many as may be inside; and connections on which nothing is."""
+    with running(Gated(), waiting=2) as app, ExitStack() as stack:
+        body, headers = serving.multipart({"image0": PHOTO, "image1": PHOTO})
+
+        def connect():
+            connection = http.client.HTTPConnection("127.0.0.1", app.port, timeout=60)
+            stack.callback(connection.close)
+            connection.connect()
+            return connection
+
+        slow = [connect() for _ in range(4)]
+        for connection in slow:
+            connection.putrequest("POST", "/match")
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            connection.send(body[:-1])
+        for _ in range(80):
+            connect()
+        until(lambda: post(app, image0=PHOTO, image1=PHOTO)[0] == 503)
+        status, headers, answer = post(app, image0=PHOTO, image1=PHOTO)
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert answer == {"detail": "4 requests are inside: try again later."}
+        assert get(app)[0] == 200
+        for connection in slow:
+            connection.send(body[-1:])
+        statuses = [connection.getresponse().status for connection in slow]
+        assert 200 in statuses
+        assert set(statuses) <= {200, 503}, "two may be inside, and the model is quick"
+        until(lambda: post(app, image0=PHOTO, image1=PHOTO)[0] == 200)
+
+
+def test_a_photo_beyond_what_pillow_opens_is_too_large(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # of which twice as many are an error
+    with running(Gated()) as app:
+        status, _, answer = post(app, image0=PHOTO, image1=PHOTO)
+        assert status == 413
+        assert answer["detail"].startswith("image0 has too many pixels")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Needs the extras `onnx` and `openvino` (make test-export); each backend is skipp
 """
 
 import contextlib
+import os
 import random
 import re
 import shutil
@@ -192,6 +193,30 @@ def test_bfloat16_rounds_neither_pixels_nor_scores(checkpoint, tmp_path, height,
     while said(node, "layerType") != "Input":
         assert said(node, "outputPrecisions") == "f32", node.friendly_name
         node = node.input_value(0).get_node()
+
+
+def test_nobody_is_told_of_an_export(checkpoint, tmp_path):
+    """In a process of its own: what is on or off when OpenVINO and NNCF start stays so, and in pytest NNCF is off."""
+    for package in ("openvino_telemetry", "openvino", "nncf"):
+        pytest.importorskip(package)
+    code = """
+import sys
+from openvino_telemetry.backend.backend_ga4 import GA4Backend
+from openvino_telemetry.utils.opt_in_checker import OptInChecker
+sent = []
+GA4Backend.send = lambda self, message: sent.append(message)
+OptInChecker.consent_file = lambda self: "/nowhere"  # nobody has said yes or no
+from lightglue_hf.export import ExportOptions, export
+options = ExportOptions(("detector",), height=48, width=48, weight_format="int8", validate=False)
+export(sys.argv[1], sys.argv[2], "openvino", options)
+assert "nncf" in sys.modules
+assert not sent, sent
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    command = [sys.executable, "-c", code, str(checkpoint), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment | {"HOME": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "intel").exists(), "no number by which this machine is known"
 
 
 def test_the_first_inference_in_bfloat16_is_as_the_second(tmp_path):

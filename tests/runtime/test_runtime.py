@@ -4,16 +4,19 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
 
-from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
-from lightglue_hf.cli import main
+from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, app, bundled_checkpoint
+from lightglue_hf.cli import main, parser
+from lightglue_hf.cli.models import load_matcher
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.export import ExportOptions, export
 from lightglue_hf.export.check import random_features
+from lightglue_hf.utils.errors import InputError
 
 from ..export.test_exporter import assert_same, saved
 from ..tiny import different_pairs
@@ -241,6 +244,20 @@ def test_the_command_matches_with_exported_graphs(backend, tmp_path, capsys):
     assert "300 keypoints" in capsys.readouterr().err
 
     pytest.importorskip("poselib")
+    name, models = str(out), app.OneModel(lambda name: load_matcher(name, parser().parse_args(["app"])))
+    asked = app.chosen(name, app.Settings(64, 160, 0.0, 1, 1, turns=4))  # of which it takes 160 and the threshold
+    shown = app.match_photos_at(photos, name, asked._replace(threshold=app.settings_of(name).threshold), models)
+    assert shown.metadata["max_keypoints"] == 300
+    np.testing.assert_allclose(shown.arrays["keypoints1"], found["keypoints1"], atol=1e-3)
+    for wrong, message in (
+        ({"max_keypoints": 64}, "300 keypoints"),
+        ({"depth_confidence": 1}, "a depth_confidence of"),
+    ):
+        with pytest.raises(InputError, match=message):
+            app.match_photos_at(photos, name, asked._replace(threshold=0.5, **wrong), models)
+    with pytest.raises(InputError, match="exported with the threshold"):
+        app.match_photos_at(photos, name, asked, models)
+
     evaluate = [
         "evaluate",
         "--model",

@@ -97,3 +97,15 @@ def test_other_files_are_refused(tmp_path):
         read_tracks(tmp_path / "cut.h5")
     with pytest.raises(InputError, match="does not exist"):
         read_tracks(tmp_path / "no.h5")
+
+
+@pytest.mark.parametrize("name", ["ids", "positions", "scores", "times", "keyframes", "homographies"])
+def test_a_column_that_is_cut_is_seen(tmp_path, name):
+    with writing_tracks(tmp_path / "t.h5", (48, 64), template_size=(30, 20)) as add:
+        add(0.0, some_tracks(4), np.eye(3))
+        add(1.0, some_tracks(4))
+    assert len(read_tracks(tmp_path / "t.h5")) == 2
+    with h5py.File(tmp_path / "t.h5", "a") as file:
+        file[name].resize(1, axis=0)
+    with pytest.raises(InputError, match="do not go together"):
+        read_tracks(tmp_path / "t.h5")

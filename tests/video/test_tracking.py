@@ -37,6 +37,22 @@ def test_a_picture_that_stands_still_keeps_every_id(wall):
     assert sorted(table[0]) == list(range(POINTS))
 
 
+def test_what_a_caller_does_to_the_tracks_of_a_frame_changes_no_other():
+    expected, found = [], []
+    for tables, spoilt in ((expected, False), (found, True)):
+        wall, tracker = Wall(), Tracker(ByDescriptor())
+        for t in range(12):
+            features, _ = wall.features(**walk(t))
+            tracks = tracker.update(features)
+            tables.append((tracks.ids.copy(), tracks.positions.copy(), tracks.ages.copy()))
+            for field in ("ids", "positions", "ages", "gaps", "scores") if spoilt else ():
+                getattr(tracks, field)[:] = 77
+    for one, other in zip(found, expected):
+        for values, wanted in zip(one, other):
+            np.testing.assert_array_equal(values, wanted)
+    assert max(found[-1][2]) == 12
+
+
 def test_ids_stay_with_their_points_however_they_move_and_are_ordered(wall):
     table = follow(Tracker(ByDescriptor()), wall, [walk(t) for t in range(20)])
     assert (table == table[0]).all()

@@ -29,6 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-megabytes", type=count, default=25, metavar="N", help=help_megabytes)
     help_megapixels = "largest photo, in millions of pixels (default: 50)"
     parser.add_argument("--max-megapixels", type=count, default=50, metavar="N", help=help_megapixels)
+    help_tiled = "most that is searched in tiles for a pair, turned photos again, in millions of pixels (default: 100)"
+    parser.add_argument("--max-tiled-megapixels", type=count, default=100, metavar="N", help=help_tiled)
     help_waiting = "clicks that may wait; one is worked at (default: 16)"
     parser.add_argument("--max-waiting", type=count, default=16, metavar="N", help=help_waiting)
     parser.set_defaults(run=run, max_keypoints=None, threshold=None)
@@ -37,8 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     from ..app import Limits, build, serve
+    from ..images import allow_pixels
 
-    limits = Limits(args.max_megabytes, args.max_megapixels, args.max_waiting)
+    allow_pixels(args.max_megapixels * 1_000_000)
+    limits = Limits(args.max_megabytes, args.max_megapixels, args.max_waiting, args.max_tiled_megapixels)
     page = build(partial(load_matcher, args=args), args.model, limits)
     try:
         print(f"open {serve(page, args.host, args.port, limits)}", flush=True)

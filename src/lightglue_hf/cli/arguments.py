@@ -82,6 +82,18 @@ def add_former_name(parser: argparse.ArgumentParser, option: str, dest: str, typ
     parser.add_argument(option, dest=dest, type=type, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
+def say(args: argparse.Namespace, text: str) -> None:
+    """A result, in words, unless it is asked for as JSON."""
+    if not getattr(args, "json", False):
+        print(text)
+
+
+def remark(args: argparse.Namespace, text: str) -> None:
+    """What is good to know beside the result, among it."""
+    if not args.quiet:
+        say(args, text)
+
+
 def log(args: argparse.Namespace, text: str) -> None:
     """A remark on the standard error stream."""
     if not args.quiet:

@@ -14,7 +14,7 @@ from ..utils.errors import InputError
 from ..utils.optional import import_optional
 from .arguments import count, log, number, share, target
 from .errors import reading
-from .models import apply_options, check_device, find_checkpoint, load_matcher, quiet_libraries, runtime_of
+from .models import check_device, find_checkpoint, load_matcher, openvino_config, quiet_libraries
 
 LEFT_OUT = 3
 """Exit status: all is done but for photos or pairs that were left out, with their reasons."""
@@ -107,14 +107,15 @@ def load_openvino(args: argparse.Namespace, adaptive: bool = False, **shapes: An
         adaptive: that stop early and prune points, if the model does.
         shapes: `batch_size`, `height` and `width` of what is exported, any by default.
     """
+    from ..runtime.fixed import backend_of, set_options
+
     found = find_checkpoint(args.model)
-    if isinstance(found, Path) and runtime_of(found) is not None:
+    if isinstance(found, Path) and backend_of(found) is not None:
         return load_matcher(args.model, args)
     from transformers import AutoImageProcessor
 
     quiet_libraries(args)
     options: Any = {} if isinstance(found, Path) else {"revision": args.revision or "main"}
-    hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[args.dtype]
     with reading(f"cannot export {args.model} to OpenVINO"):
         from ..configuration_lightglue import LightGlueConfig
         from ..export import ExportOptions
@@ -132,10 +133,10 @@ def load_openvino(args: argparse.Namespace, adaptive: bool = False, **shapes: An
                 **shapes,
             ),
             device=(args.device or "cpu").upper(),
-            ov_config={"INFERENCE_PRECISION_HINT": hint},
+            ov_config=openvino_config(args.dtype),
             **options,
         )
-    apply_options(args.model, args, model)
+    set_options(args.model, model, args.max_keypoints, args.threshold)
     return processor, model
 
 

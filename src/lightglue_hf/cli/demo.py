@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_model_options, picture, progress, save_picture
+from .arguments import add_model_options, picture, progress, remark, save_picture
 from .match import draw, match_pair, report_matches
 
 HELP = "match a stereo pair whose truth is known"
@@ -28,16 +28,16 @@ def run(args: argparse.Namespace) -> None:
 
     left, right, disparity = import_optional("skimage.data", "demo").stereo_motorcycle()
     images = [Image.fromarray(pixels) for pixels in (left, right)]
-    print("A motorcycle, twice: real photos with known disparity (Middlebury 2014, in scikit-image)")
+    remark(args, "A motorcycle, twice: real photos with known disparity (Middlebury 2014, in scikit-image)")
     progress(args, f"loading {args.model}, and matching ...")
     result = match_pair(images, args)
     counts = [len(points) for points in result.prediction[:2]]
-    print(f"{left.shape[1]} x {left.shape[0]} pixels, {counts[0]} and {counts[1]} keypoints")
-    report_matches(result, print)
+    remark(args, f"{left.shape[1]} x {left.shape[0]} pixels, {counts[0]} and {counts[1]} keypoints")
+    report_matches(args, result)
     judged = match_precision(*result.prediction.matched, disparity)
     print(
         f"{judged.correct} matches are correct: within 3 px of the truth, of {judged.judged} whose truth is known "
         f"(precision {judged.precision:.3f})"
     )
     save_picture(draw(images, result, args), args.output)
-    print(f"wrote {args.output}")
+    remark(args, f"wrote {args.output}")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from ..utils.errors import InputError
-from .arguments import BUNDLED, add_max_keypoints, add_revision, count, progress
+from .arguments import BUNDLED, add_max_keypoints, add_revision, count, progress, remark
 from .errors import reading
 from .models import find_checkpoint, quiet_libraries
 
@@ -77,4 +77,4 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(str(error)) from error
     for result in results:
         print(result)
-    print(f"wrote {args.output} in {time.perf_counter() - start:.1f} s")
+    remark(args, f"wrote {args.output} in {time.perf_counter() - start:.1f} s")

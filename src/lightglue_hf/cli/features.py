@@ -40,4 +40,6 @@ def run(args: argparse.Namespace) -> int:
         args.photos, args.output, model, processor, args.batch_size, args.model, cluster, progress=bars(args)
     )
     text = f"wrote {args.output}: {done.photos - len(done.left_out)} of {done.photos} photos, {done.made} of them now"
+    if done.replaced:
+        text += f", {done.replaced} of those because the photo of that name is another one"
     return report(args, done._asdict(), text, done.left_out)

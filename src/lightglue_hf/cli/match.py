@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ..utils.errors import InputError, MissingPackageError, reading
+from ..utils.errors import InputError, MissingPackageError, one_line, reading
 from ..utils.optional import import_optional
-from .arguments import BUNDLED, add_model_options, count, focal, picture, refuse_overwriting, save_picture, table
+from .arguments import (
+    BUNDLED,
+    add_model_options,
+    count,
+    focal,
+    picture,
+    refuse_overwriting,
+    remark,
+    save_picture,
+    say,
+    table,
+)
 from .models import load_matcher
 
 if TYPE_CHECKING:
@@ -40,6 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turns", type=int, choices=(1, 2, 4), default=1, help=help_turns)
     help_tiles = "search photos tile by tile at full resolution, or at --longest-edge: for 20 megapixels and more"
     parser.add_argument("--tiles", action="store_true", help=help_tiles)
+    help_megapixels = "largest photo, in millions of pixels (default: 178; a broken file may claim to have any number)"
+    parser.add_argument("--max-megapixels", type=count, metavar="N", help=help_megapixels)
     parser.add_argument("-o", "--output", type=picture, metavar="PNG", help="draw the matches")
     parser.add_argument("--inliers", action="store_true", help="draw only matches that agree with one geometry")
     parser.add_argument("--best", type=count, metavar="N", help="draw only the N matches that score highest")
@@ -57,62 +69,82 @@ def run(args: argparse.Namespace) -> int:
     refuse_overwriting(args.images, args.output, args.save)
     if args.save and args.save.suffix.lower() == ".h5":
         import_optional("h5py", "train")  # before the work is done
-    images = read_photos(args.images)
+    images = read_photos(args.images, args.max_megapixels)
     from ..matching import describe  # which takes seconds: a photo that is not there is said at once
 
     result = match_pair(images, args, args.turns, args.tiles)
-    report: Callable[[str], Any] = (lambda text: None) if args.json or args.quiet else print
     for name, image, points, size in zip(args.images, images, result.prediction[:2], result.sizes):
-        report(f"{name}: {image.width} x {image.height}, {len(points)} keypoints")
+        remark(args, f"{name}: {image.width} x {image.height}, {len(points)} keypoints")
         if not len(points):
-            report(f"no keypoints at {size[1]} x {size[0]} pixels: {why_none(size)}")
-    report_matches(result, report)
-    geometry = find_geometry(images, result, args, report)
+            remark(args, f"no keypoints at {size[1]} x {size[0]} pixels: {why_none(size)}")
+    report_matches(args, result, args.turns)
+    geometry = find_geometry(images, result, args)
     if geometry is not None:
-        report(describe(geometry.verdict))
+        say(args, describe(geometry.verdict))
         if geometry.pose_inliers is not None:
-            report(
-                f"{geometry.pose_inliers.sum()} inliers of an essential matrix (2 px){describe_pose(geometry.pose)}"
-            )
+            moved = describe_pose(geometry.pose)
+            say(args, f"{geometry.pose_inliers.sum()} inliers of an essential matrix (2 px){moved}")
         if args.model == BUNDLED and geometry.verdict.inliers.sum() < LITTLE:
-            report(f"{BUNDLED} is small and quick: --model aliked, disk, xfeat or superpoint find more")
+            remark(args, f"{BUNDLED} is small and quick: --model aliked, disk, xfeat or superpoint find more")
     if args.output:
         save_picture(draw(images, result, args, geometry), args.output)
-        report(f"wrote {args.output}")
+        remark(args, f"wrote {args.output}")
     if args.save or args.json:
         save(result, images, geometry, args)
         if args.save:
-            report(f"wrote {args.save}")
+            remark(args, f"wrote {args.save}")
     return NO_MATCH if args.require_match and (geometry is None or geometry.verdict.answer != "yes") else 0
 
 
-def read_photos(names: list[str]) -> list[Image]:
+def read_photos(names: list[str], max_megapixels: int | None = None) -> list[Image]:
     """The photos of paths and URLs, upright.
+
+    Args:
+        names: of which one may be -, the standard input.
+        max_megapixels: of each; by default as many as Pillow opens.
 
     Raises:
         InputError: one of them cannot be read.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    from ..images import URL_BYTES, load_image, to_pixels
+    from ..images import allow_pixels, to_pixels
 
     if names.count("-") > 1:
         raise InputError("only one photo can be the standard input")
+    max_pixels = None if max_megapixels is None else max_megapixels * 1_000_000
+    allow_pixels(max_pixels or 0)
     images = []
     for name in names:
         with reading():
-            if name == "-":
-                with reading("the standard input is no photo"):
-                    image = ImageOps.exif_transpose(
-                        load_image(Image.open(io.BytesIO(sys.stdin.buffer.read(URL_BYTES))))
-                    )
-            else:
-                path = url2pathname(urlsplit(name).path) if name.startswith("file://") else name
-                image = load_image(path)
+            try:
+                image = read_photo(name, max_pixels)
+            except Image.DecompressionBombError:
+                most = max_megapixels or int(2e-6 * (Image.MAX_IMAGE_PIXELS or 0))
+                advice = "--max-megapixels N allows more, and --tiles searches them"
+                raise InputError(f"{name} has more than {most} megapixels: {advice}") from None
             if image.mode.startswith(("I", "F")):
                 to_pixels(image, name)  # their values may be out of range
         images.append(image)
     return images
+
+
+def read_photo(name: str, max_pixels: int | None) -> Image:
+    """The photo of a path, a URL, or the standard input."""
+    from PIL import Image, ImageOps
+
+    from ..images import URL_BYTES, load_image
+
+    if name != "-":
+        path = url2pathname(urlsplit(name).path) if name.startswith("file://") else name
+        return load_image(path, max_pixels=max_pixels)
+    try:
+        image = Image.open(io.BytesIO(sys.stdin.buffer.read(URL_BYTES)))
+        return ImageOps.exif_transpose(load_image(image, max_pixels=max_pixels))
+    except Image.DecompressionBombError:
+        raise
+    except Exception as error:  # broken data makes Pillow raise anything
+        raise InputError(f"the standard input is no photo: {one_line(error)}") from error
 
 
 def match_pair(images: list[Image], args: argparse.Namespace, turns: int = 1, tiles: bool = False) -> Matches:
@@ -123,9 +155,7 @@ def match_pair(images: list[Image], args: argparse.Namespace, turns: int = 1, ti
     return match_photos(processor, model, images, args.longest_edge, args.threshold, turns, tiles)
 
 
-def find_geometry(
-    images: list[Image], result: Matches, args: argparse.Namespace, report: Callable[[str], Any]
-) -> Geometry | None:
+def find_geometry(images: list[Image], result: Matches, args: argparse.Namespace) -> Geometry | None:
     """What agrees with the matches; without PoseLib nothing is known of it, which is said."""
     from .. import matching
 
@@ -134,7 +164,7 @@ def find_geometry(
     except MissingPackageError as error:
         if args.require_match or args.inliers or args.focal:
             raise
-        report(f"inliers are not counted: {error}")
+        remark(args, f"inliers are not counted: {error}")
         return None
 
 
@@ -145,13 +175,14 @@ def why_none(size: tuple[int, int]) -> str:
     return "nothing stands out in it"
 
 
-def report_matches(result: Matches, report: Callable[[str], Any]) -> None:
-    from ..matching import describe_matches
+def report_matches(args: argparse.Namespace, result: Matches, turns: int = 1) -> None:
+    """Say what was found, and remark on how."""
+    from ..matching import describe_matches, describe_turn
 
-    if result.turns:
-        report(f"the second photo matches best turned by {90 * result.turns} degrees counter-clockwise")
-    report(f"{describe_matches(result)}, in {result.seconds:.2f} s without loading the model")
-    report(f"computed by {result.engine}")
+    if turns > 1:
+        say(args, describe_turn(result))
+    say(args, f"{describe_matches(result)}, in {result.seconds:.2f} s without loading the model")
+    remark(args, f"computed by {result.engine}")
 
 
 def describe_pose(pose: np.ndarray | None) -> str:

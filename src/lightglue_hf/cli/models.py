@@ -25,6 +25,7 @@ def load_matcher(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     import torch
 
     from ..modeling_lightglue import LightGlueForKeypointMatching
+    from ..runtime.fixed import set_options
 
     quiet_libraries(args)
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,7 +33,7 @@ def load_matcher(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     is_model = isinstance(model, LightGlueForKeypointMatching)
     if not (is_model or hasattr(model, "engine")) or not model.config.use_keypoint_detector:
         raise InputError(f"{name} is no LightGlue model with a keypoint detector")
-    apply_options(name, args, model)
+    set_options(name, model, args.max_keypoints, args.threshold)
     return processor, model
 
 
@@ -94,6 +95,11 @@ def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     return processor, model.eval().to(args.device)
 
 
+def openvino_config(dtype: str) -> dict[str, str]:
+    """What has OpenVINO compute in a type that PyTorch has a name for."""
+    return {"INFERENCE_PRECISION_HINT": {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]}
+
+
 def check_types(path: Path) -> None:
     """Raise an InputError where a JSON file has something else in a field by which transformers chooses classes."""
     fields = json_object(path)
@@ -117,10 +123,10 @@ def check_device(device: str) -> None:
 def runtime_of(directory: Path) -> Callable[[Any, str, str], Any] | None:
     """How to load the graphs in a directory, if it has any."""
     from .. import runtime
+    from ..runtime.fixed import backend_of
 
     def openvino(directory: Path, device: str, dtype: str) -> Any:
-        hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]
-        options = {"device": device, "ov_config": {"INFERENCE_PRECISION_HINT": hint}}
+        options = {"device": device, "ov_config": openvino_config(dtype)}
         return runtime.OVModelForKeypointMatching.from_pretrained(directory, **options)
 
     def onnxruntime(directory: Path, device: str, dtype: str) -> Any:
@@ -129,23 +135,4 @@ def runtime_of(directory: Path) -> Callable[[Any, str, str], Any] | None:
             raise InputError(f"ONNX Runtime is run in float32, on {' or '.join(providers)}, not {dtype} on {device}")
         return runtime.ORTModelForKeypointMatching.from_pretrained(directory, provider=providers[device])
 
-    for pattern, load in (("openvino_*.xml", openvino), ("*.onnx", onnxruntime)):
-        if any(directory.glob(pattern)):
-            return load
-    return None
-
-
-def apply_options(name: str, args: argparse.Namespace, model: Any) -> None:
-    """Set what the options set; in an exported graph it is what it was made with."""
-    config = model.config
-    detector: Any = config.keypoint_detector_config
-    if hasattr(model, "engine"):
-        if args.max_keypoints not in (None, detector.max_keypoints):
-            raise InputError(f"{name} was exported for {detector.max_keypoints} keypoints: export it again")
-        if args.threshold is not None and args.threshold < config.filter_threshold:
-            raise InputError(f"{name} was exported with the threshold {config.filter_threshold}")
-        return
-    if args.max_keypoints:
-        detector.max_keypoints = args.max_keypoints
-    if args.threshold is not None:
-        config.filter_threshold = args.threshold
+    return {"openvino": openvino, "onnx": onnxruntime, None: None}[backend_of(directory)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from .arguments import add_model_options, log
 from .collection import (
     EXIT,
-    LEFT_OUT,
     add_camera_options,
     add_engine,
     add_pair_options,
@@ -21,6 +19,7 @@ from .collection import (
     count,
     load_for_collection,
     pair_options,
+    report,
 )
 
 HELP = "find the cameras and points of a folder of photos: all stages in one, by COLMAP"
@@ -71,14 +70,10 @@ def run(args: argparse.Namespace) -> int:
         progress=bars(args),
         log=lambda text: log(args, text),
     )
-    print(json.dumps(summary) if args.json else describe(summary, args.output))
     left_out = summary["features"]["left_out"] | summary["database"]["left_out"] | summary["matches"]["left_out"]
     left_out |= dict.fromkeys(summary["without_position"], "no GPS position")
-    for name, why in list(left_out.items())[:20]:
-        log(args, f"left out: {name}: {why}")
-    if summary["mapping"] is None:
-        return NO_MODEL
-    return LEFT_OUT if left_out else 0
+    status = report(args, summary, describe(summary, args.output), left_out)
+    return NO_MODEL if summary["mapping"] is None else status
 
 
 def describe(summary: dict[str, Any], out: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import count, picture, progress, save_picture, share, side
+from .arguments import count, picture, progress, remark, save_picture, share, side
 
 HELP = "draw pairs of procedural images with their true matches and layers, as the training sees them"
 EPILOG = None
@@ -38,4 +38,4 @@ def run(args: argparse.Namespace) -> None:
     points, responses = (found.unflatten(0, (-1, 2)) for found in teacher_keypoints(pairs.clean.flatten(0, 1), 64))
     matches = ground_truth_matches(points, responses > 0, pairs.homographies, pairs.layers)
     save_picture(draw_pairs(pairs, points, matches, legend=args.legend), args.output)
-    print(f"wrote {args.output}")
+    remark(args, f"wrote {args.output}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import InputError
-from .arguments import add_model_options, count, number, refuse_overwriting, target
+from .arguments import add_model_options, count, number, refuse_overwriting, remark, target
 from .collection import hdf5, load_openvino, natural
 from .errors import reading
 from .models import load_matcher
@@ -76,9 +76,8 @@ def run(args: argparse.Namespace) -> None:
         frames_done, seconds = go_through(frames, mode, features, args)
     summary = {"frames": frames_done, "frames_per_second": round(frames_done / seconds, 2)} | mode.summary()
     print(json.dumps(summary) if args.json else f"{summary['frames_per_second']} frames per second: {mode.text()}")
-    for path in (args.output, args.save):
-        if path and not args.json:
-            print(f"wrote {path}")
+    for path in filter(None, (args.output, args.save)):
+        remark(args, f"wrote {path}")
 
 
 def load_for_frames(args: argparse.Namespace, size: tuple[int, int]) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from .arguments import Parser
+from .arguments import Parser, remark
 
 HELP = "train the detector, or the matcher on a trained detector, from procedural images"
 EPILOG = "docs/training.md says how and with what result."
@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> None:
     try:
         train(recipe)
     except training.OutOfTime as error:
-        print(error)
+        remark(args, str(error))
     else:
-        print(f"wrote {recipe.output_dir}")
+        remark(args, f"wrote {recipe.output_dir}")
 
 
 def read_recipe(recipe_class: Any, prog: str, options: list[str]) -> Any:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ import torch
 from ..geometry import resized_shape, scale_keypoints
 from ..utils.errors import InputError
 from ..utils.files import write_atomically
-from .photos import BROKEN, load_stored, photo_names, stored_size
+from .photos import BROKEN, has_stamp, load_stored, photo_names, stamp, stored_size
 from .settings import feature_settings
-from .storage import FEATURES, Arrays, growing
+from .storage import FEATURES, MADE_FROM, Arrays, growing
 from .work import NoProgress, Part, Shard, ahead, cut, remaining, run_here, to_shards
 
 PHOTOS_IN_A_SHARD = 16
@@ -33,11 +33,13 @@ class FeaturesSummary(NamedTuple):
         photos: how many there are.
         made: how many of them this run did.
         left_out: those that cannot be read, and why.
+        replaced: how many were another photo under the same name when their features were made before.
     """
 
     photos: int
     made: int
     left_out: dict[str, str]
+    replaced: int = 0
 
 
 class Extractor:
@@ -64,11 +66,13 @@ class Extractor:
                     self.extract([next(loaded) for _ in batch], part)
                 yield part
 
-    def load(self, name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
-        """Pixels `(1, 3, h, w)`, image sizes `(1, 2)` (height, width), and the size of the photo as stored."""
-        photo = load_stored(Path(self.folder, name))
+    def load(self, name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int], str]:
+        """Pixels `(1, 3, h, w)`, image sizes `(1, 2)` (height, width), the size of the photo as stored, its stamp."""
+        path = Path(self.folder, name)
+        made = stamp(path)  # before: what is written meanwhile is then another photo
+        photo = load_stored(path)
         inputs = self.processor(photo, pairs=False, return_tensors="pt")
-        return inputs["pixel_values"], inputs["image_sizes"], (photo.height, photo.width)
+        return inputs["pixel_values"], inputs["image_sizes"], (photo.height, photo.width), made
 
     def extract(self, batch: list[tuple[str, Any]], part: Part) -> None:
         """Add the features of a batch to a part, and what is wrong with the others."""
@@ -86,7 +90,7 @@ class Extractor:
                 pixels, sizes = pixels.to(self.model.device), sizes.to(self.model.device)
             features = self.model.extract_features(pixels, image_sizes=sizes)
             for (name, loaded), arrays in zip(group, features.numpy()):
-                part.groups[name] = to_group(arrays, loaded[2])
+                part.groups[name] = to_group(arrays, loaded[2]) | {MADE_FROM: np.array(loaded[3].encode())}
 
 
 def to_group(features: Arrays, size: tuple[int, int]) -> Arrays:
@@ -182,6 +186,8 @@ def extract_features(
 ) -> FeaturesSummary:
     """Write the features of every photo of a folder to features.h5; those that are there are not done again.
 
+    Those of a photo that was replaced by another one of its name are.
+
     Photos that cannot be read are left out, and listed with the reason in a file beside `out`, which ends in
     `.left-out.json`; they are tried again the next time. The EXIF orientation is ignored; see photos.py.
 
@@ -203,7 +209,7 @@ def extract_features(
     folder, out = Path(photos), Path(out)
     names = photo_names(folder)
     settings = feature_settings(model, processor, name)
-    with growing(out, FEATURES, settings) as store:
+    with growing(out, FEATURES, settings, lru_cache(None)(partial(_is_of, folder))) as store:
         shards, left_out = plan_photos(folder, names, processor, batch_size)
         ahead_of_us = list(remaining(shards, store.done.__contains__))
         there = len(store.done.intersection(names))
@@ -217,7 +223,12 @@ def extract_features(
         if len(left_out) == len(names):
             first = next(iter(left_out))
             raise InputError(f"none of the {len(names)} photos can be read; {first}: {left_out[first]}")
-    return FeaturesSummary(len(names), len(names) - there - len(left_out), dict(sorted(left_out.items())))
+    made = len(names) - there - len(left_out)
+    return FeaturesSummary(len(names), made, dict(sorted(left_out.items())), len(store.outdated - left_out.keys()))
+
+
+def _is_of(folder: Path, name: str, made: str) -> bool:
+    return has_stamp(folder / name, made)
 
 
 def _write_left_out(out: Path, left_out: dict[str, str]) -> None:

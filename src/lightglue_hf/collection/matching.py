@@ -17,11 +17,14 @@ from .extraction import from_group
 from .settings import feature_settings, match_settings
 from .storage import (
     FEATURES,
+    MADE_FROM,
     MATCHES,
     Arrays,
     Settings,
+    group_names,
     growing,
     has_dataset,
+    made_from,
     open_hdf5,
     pair_key,
     read_pairs,
@@ -61,6 +64,7 @@ class Matcher:
         self.model = model
         self.file = open_hdf5(features)
         self.read = lru_cache(PHOTOS_KEPT)(self._read)
+        self.digest = lru_cache(PHOTOS_KEPT)(lambda name: digest_of(self.file[name]))
 
     def _read(self, name: str) -> Arrays:
         group = self.file[name]
@@ -88,10 +92,23 @@ class Matcher:
         matches = outputs.matches[:, 0].cpu().numpy().astype(np.int32)
         scores = outputs.matching_scores[:, 0].float().cpu().numpy().astype(np.float16)
         counts = [len(images[names.index(name0)][FEATURES]) for name0, _ in pairs]
-        return {
-            pair_key(*pair): {MATCHES: matches[i, :n], "matching_scores0": scores[i, :n]}
-            for i, (pair, n) in enumerate(zip(pairs, counts))
-        }
+        groups: dict[str, Arrays] = {}
+        for i, (pair, n) in enumerate(zip(pairs, counts)):
+            group = groups[pair_key(*pair)] = {MATCHES: matches[i, :n], "matching_scores0": scores[i, :n]}
+            if made := made_of(*map(self.digest, pair)):
+                group[MADE_FROM] = np.array(made.encode())
+        return groups
+
+
+def digest_of(group: Any) -> str | None:
+    """Of the photo that features were made from, if they say it."""
+    made = made_from(group)
+    return None if made is None else made.split()[-1]
+
+
+def made_of(digest0: str | None, digest1: str | None) -> str | None:
+    """What matches are made from, by the digests of the photos."""
+    return f"{digest0} {digest1}" if digest0 and digest1 else None
 
 
 def plan_pairs(pairs: list[tuple[str, str]], counts: dict[str, int], batch_size: int) -> Iterator[Shard]:
@@ -114,6 +131,8 @@ def match_pairs(
 ) -> MatchesSummary:
     """Write the matches of every pair of a list to matches.h5; those that are there are not done again.
 
+    Those of a photo that was replaced since by another one of its name are.
+
     Args:
         features: features.h5, ours or hloc's.
         pairs: pairs.txt.
@@ -133,6 +152,7 @@ def match_pairs(
     listed = read_pairs(pairs)
     with open_hdf5(features) as file:
         made = settings_of(file)
+        digests = {name.replace("/", "-"): digest_of(file[name]) for name in group_names(file, FEATURES)}
         counts: dict[str, int] = {}
         for photo in dict.fromkeys(photo for pair in listed for photo in pair):
             if photo in file and has_dataset(file[photo], FEATURES):
@@ -157,7 +177,13 @@ def match_pairs(
     if not possible:
         raise InputError(f"{features} has not both photos of any pair of {pairs}")
     refuse_collisions(possible)
-    with growing(out, MATCHES, match_settings(model, made, name)) as store:
+
+    def current(key: str, was: str) -> bool:
+        name0, name1 = key.split("/")
+        gone = name0 not in digests or name1 not in digests
+        return gone or was == made_of(digests[name0], digests[name1])
+
+    with growing(out, MATCHES, match_settings(model, made, name), current) as store:
 
         def done(pair: tuple[str, str]) -> bool:
             return pair_key(*pair) in store.done or pair_key(*pair[::-1]) in store.done

@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from ..images import find_photos, load_image
+from ..utils.digests import sha256_of
 from ..utils.errors import InputError
 from ..utils.files import regular_file
 
@@ -94,6 +95,31 @@ def load_stored(path: str | os.PathLike[str]) -> Image.Image:
         PIL.Image.DecompressionBombError: it has more pixels than Pillow takes without a warning.
     """
     return load_image(regular_file(path), max_pixels=Image.MAX_IMAGE_PIXELS, upright=False)
+
+
+def stamp(path: str | os.PathLike[str]) -> str:
+    """By what a photo's file is known again: its size in bytes, its time in nanoseconds and a digest.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    about = os.stat(path)
+    return f"{about.st_size} {about.st_mtime_ns} {sha256_of(Path(path))[:16]}"
+
+
+def has_stamp(path: str | os.PathLike[str], made: str) -> bool:
+    """Whether a file is the one that has this stamp; it is read only if its time is another, and its size is not.
+
+    One that is not there or cannot be read is no other one.
+    """
+    size, time, digest = made.split()
+    try:
+        about = os.stat(path)
+        if about.st_size != int(size):
+            return False
+        return about.st_mtime_ns == int(time) or sha256_of(Path(path))[:16] == digest
+    except OSError:
+        return True
 
 
 def gps_position(path: str | os.PathLike[str]) -> tuple[float, float] | None:

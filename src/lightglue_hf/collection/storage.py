@@ -9,6 +9,9 @@ that have them. hloc's own float16 keypoints are read, too; they turn 3001.7 int
 of each keypoint's match in the other photo or -1, and `matching_scores0` `(n,)` float16. hloc's own int16 indices,
 which end at 32,767, are read, too.
 
+Groups that are made here also have the attribute `made_from`: of a photo its file's size, time and digest, and of a
+pair the digests of both photos. By it what was made from another photo of the same name is seen, and made again.
+
 **pairs.txt** has two names a line.
 
 An HDF5 file that is being written to when its process is killed may be lost as a whole. So a file here *grows by
@@ -25,7 +28,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,13 @@ FEATURES, MATCHES = "keypoints", "matches0"
 
 SETTINGS = "lightglue_hf"
 """Attribute of a file: what made it, as JSON."""
+
+
+MADE_FROM = "made_from"
+"""Attribute of a group: what it was made from."""
+
+Current = Callable[[str, str], bool]
+"""Whether a group of this name that was made from this is still what would be made."""
 
 
 def pair_key(name0: str, name1: str) -> str:
@@ -147,6 +157,12 @@ def read_names(path: str | os.PathLike[str], dataset: str = FEATURES) -> list[st
     return names
 
 
+def made_from(group: Any) -> str | None:
+    """What a group says it was made from, if it does."""
+    found = group.attrs.get(MADE_FROM)
+    return found.decode() if isinstance(found, bytes) else found
+
+
 def read_settings(path: str | os.PathLike[str]) -> Settings | None:
     """What made a file; `None` for one of another program."""
     with open_hdf5(path) as file:
@@ -196,18 +212,29 @@ class Store:
         path: of the file.
         dataset: that its groups have.
         settings: what makes it.
+        current: see [`growing`].
 
     Attributes:
-        done: names of the groups that are there already.
+        done: names of the groups that are there already, and current.
+        outdated: names of those that are there and are not; they go when the parts are merged.
     """
 
-    def __init__(self, path: Path, dataset: str, settings: Settings) -> None:
+    def __init__(self, path: Path, dataset: str, settings: Settings, current: Current | None = None) -> None:
         self.path, self.parts, self.dataset, self.settings = path, parts_of(path), dataset, settings
+        self.current = current
         self.done: set[str] = set()
+        self.outdated: set[str] = set()
         for file in self.files():
             with open_hdf5(file) as source:
                 refuse_other_settings(file, settings_of(source), settings)
-                self.done.update(group_names(source, dataset))
+                for name in group_names(source, dataset):
+                    (self.done if self.is_current(name, source) else self.outdated).add(name)
+        self.outdated -= self.done  # made again by a run that was killed
+
+    def is_current(self, name: str, file: Any) -> bool:
+        """Whether the group of an open file is made from what is there now, as far as it says."""
+        made = None if self.current is None else made_from(file[name])
+        return made is None or self.current is None or self.current(name, made)
 
     def files(self) -> list[Path]:
         """The files that hold groups: the file as it was, and its parts."""
@@ -229,7 +256,7 @@ class Store:
         """
         h5py = import_optional("h5py", "collections")
         files = self.files()
-        if files != [self.path]:
+        if files != [self.path] or self.outdated:
             needed = sum(file.stat().st_size for file in files)
             if shutil.disk_usage(self.parts).free < needed:
                 problem = f"{os.strerror(errno.ENOSPC)}, {needed:,} bytes are needed"
@@ -242,7 +269,8 @@ class Store:
                     for file in files:
                         with h5py.File(file, "r") as source:
                             for name in group_names(source, self.dataset):
-                                if name not in there:  # a part may have been written twice
+                                # a part may have been written twice
+                                if name not in there and self.is_current(name, source):
                                     source.copy(name, target, name)
                                     there.add(name)
                 _to_disk(merged)
@@ -255,13 +283,17 @@ class Store:
 
 
 @contextmanager
-def growing(path: str | os.PathLike[str], dataset: str, settings: Settings) -> Iterator[Store]:
+def growing(
+    path: str | os.PathLike[str], dataset: str, settings: Settings, current: Current | None = None
+) -> Iterator[Store]:
     """A file to add groups to, which becomes one at the end; after an error its parts stay, to go on from.
 
     Args:
         path: features.h5 or matches.h5.
         dataset: `FEATURES` or `MATCHES`.
         settings: all that the groups depend on: a file of others is refused.
+        current: says of a group whether it is still what would be made; others are as if they were not there. All
+            are by default, and those that do not say what they were made from.
 
     Raises:
         FileExistsError: another process is at it.
@@ -278,7 +310,7 @@ def growing(path: str | os.PathLike[str], dataset: str, settings: Settings) -> I
         try:
             for left in parts.glob(".*"):  # of a killed process
                 left.unlink()
-            store = Store(path, dataset, settings)
+            store = Store(path, dataset, settings, current)
             yield store
             store.merge()
         except BaseException:
@@ -303,10 +335,12 @@ def write_part(directory: Path, groups: Mapping[str, Arrays], settings: Settings
         for key, arrays in groups.items():
             group = file.create_group(key)
             for field, values in arrays.items():
-                if field != "uncertainty":
+                if field not in ("uncertainty", MADE_FROM):
                     group.create_dataset(field, data=values)
             if "uncertainty" in arrays:
                 group[FEATURES].attrs["uncertainty"] = arrays["uncertainty"]
+            if MADE_FROM in arrays:
+                group.attrs[MADE_FROM] = arrays[MADE_FROM]
         file.flush()
         content = file.id.get_file_image()
     write_atomically(directory / f"{name}.h5", content)

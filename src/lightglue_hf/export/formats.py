@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..utils.optional import import_openvino, without_telemetry
 from .graphs import (
     STATE,
     AdaptiveMatcher,
@@ -200,9 +201,9 @@ def run_onnx(file: Path) -> Run:
 
 def openvino_graph(graph: Graph) -> Any:
     """The graph as an `openvino.Model`, its weights in float32."""
-    import openvino
+    openvino = import_openvino()
 
-    with quiet():
+    with quiet(), without_telemetry():
         example = graph.example()
         converted = openvino.convert_model(
             torch.jit.trace(graph.module.eval(), example, check_trace=False), example_input=example
@@ -247,7 +248,7 @@ class OpenVINOFormat:
 
         The last but for "fp32", which changes what is held.
         """
-        import openvino
+        openvino = import_openvino()
 
         if samples or weight_format == "int8":
             self.model = _quantised(self.model, samples, self.float32_modules)
@@ -258,7 +259,7 @@ class OpenVINOFormat:
         return run_openvino(file, None if default else "f32")
 
     def default_precision(self) -> str:
-        import openvino
+        openvino = import_openvino()
 
         capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return "bfloat16" if "BF16" in capabilities else "float32"
@@ -266,7 +267,8 @@ class OpenVINOFormat:
 
 def _quantised(converted: Any, samples: Sequence[Arrays], float32_modules: Sequence[str]) -> Any:
     """Weights in int8, with samples activations too. What decides on matches stays in float."""
-    import nncf
+    with without_telemetry():
+        import nncf
 
     kept = nncf.IgnoredScope(
         patterns=[*SENSITIVE, *(rf".*\.{re.escape(name)}/.*" for name in float32_modules)], validate=False
@@ -285,7 +287,7 @@ def _quantised(converted: Any, samples: Sequence[Arrays], float32_modules: Seque
 
 def run_openvino(file: Path, precision: str | None = "f32") -> Run:
     """What runs a file, in OpenVINO's default precision if it is `None`."""
-    import openvino
+    openvino = import_openvino()
 
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # read, not mapped: the file is to be replaced

@@ -311,7 +311,7 @@ class FusedLayer(nn.Module):
         self.cross_block = FusedBlock(layer.cross_attention, layer.cross_mlp, cross=True)
 
     def forward(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, output_attentions: bool
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, *outputs: bool
     ) -> tuple[Tensor, tuple, tuple]:
         """As the model's own layer, without the states and attentions on the way."""
         visible = swapped = None

@@ -7,12 +7,15 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
-from optimum.intel.openvino.modeling import OVModel
 from transformers import AutoModelForKeypointMatching
 
+from ..utils.optional import without_telemetry
 from .base import FILES, HUB_OPTIONS, KeypointMatchingRuntime, find_files, load_processors
+
+with without_telemetry():  # also of NNCF, which Optimum Intel imports
+    import openvino
+    from optimum.intel.openvino.modeling import OVModel
 
 # OpenVINO keeps what it compiled for a shape of inputs, by default of 5000 operations, which with photos of many
 # sizes takes hundreds of megabytes.

@@ -182,7 +182,8 @@ def read_tracks(path: str | os.PathLike[str]) -> SavedTracks:
         columns: dict[str, Any] = {name: file[name][()] if name in file else None for name in COLUMNS}
         first = columns["first"]
         rows = {len(columns[name]) for name in ("ids", "positions", "scores")}
-        frames = {len(columns[name]) for name in ("times", "keyframes")}
+        per_frame = ("times", "keyframes", *(["homographies"] if "homographies" in file else []))
+        frames = {len(columns[name]) for name in per_frame}
         if not len(first) or rows != {int(first[-1])} or frames != {len(first) - 1} or (np.diff(first) < 0).any():
             raise InputError(f"{path} is broken: its frames and rows do not go together")
         return SavedTracks(**columns, image_size=size, template_size=template_size, settings=settings_of(file))

@@ -101,7 +101,7 @@ class Tracker:
         gaps, ages = self.register.see(points)
         keyframe = self._choose_keyframe(points)
         self.reference = self._refer(points, lost)
-        return Tracks(points.ids.copy(), points.positions, ages, gaps, scores, keyframe)
+        return Tracks(points.ids.copy(), points.positions.copy(), ages, gaps, scores, keyframe)
 
     # -- from frame to frame
 
