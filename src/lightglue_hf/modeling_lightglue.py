@@ -325,8 +325,8 @@ class LightGlueTransformerLayer(GradientCheckpointingLayer):
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        output_hidden_states: bool,
-        output_attentions: bool,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
         """`(2 * pairs, n, width)` -> the same, the layer's seven hidden states if asked for, and two attentions."""
         self_mask = cross_mask = None
