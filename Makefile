@@ -18,6 +18,10 @@
 # make benchmark-serving    load examples/serve.py on loopback at 1, 4 and 16 clients; ARGS=--write-docs for docs/serving.md
 # make pack-gpu    write what benchmark-gpu needs into build/gpu
 # make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
+# make photos    fetch the photos that the bundled checkpoint learned from, with their licences, into build/photos (Debian)
+# make pack-train-gpu    write what train-gpu needs into build/train-gpu
+# make train-gpu    train the bundled checkpoint anew on a GPU, without network, with the PyTorch that PYTHON has; it stops
+#                   after six minutes and goes on at the next call; ARGS="--plan cpu" on a CPU, for hours
 # Each sets itself up in .venv; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do command -v $$p && break; done)
@@ -42,7 +46,7 @@ define install
 @touch $(1)/.$(3)
 endef
 
-.PHONY: demo app space test test-app test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz web test-web benchmark benchmark-export benchmark-serving benchmark-tracking docs pack-gpu benchmark-gpu quality style clean
+.PHONY: demo app space test test-app test-weights test-transformers5 test-export test-export5 test-notebooks notebooks fuzz web test-web benchmark benchmark-export benchmark-serving benchmark-tracking docs pack-gpu benchmark-gpu photos pack-train-gpu train-gpu quality style clean
 
 demo: .venv/.demo
 	@$(if $(MODEL),,HF_HUB_OFFLINE=1) $(BIN)/lightglue-hf demo -o demo.png $(if $(MODEL),--model $(MODEL))
@@ -107,6 +111,15 @@ pack-gpu: .venv-export/.benchmark
 
 benchmark-gpu:
 	@PYTHONPATH=src "$(PYTHON)" -m benchmarks.gpu $(ARGS)
+
+photos: .venv/.dev
+	@$(BIN)/python -m recipes.photos build/photos
+
+pack-train-gpu: .venv/.dev
+	@$(BIN)/python -m recipes.tiny --pack
+
+train-gpu:
+	@PYTHONPATH=src "$(PYTHON)" -m recipes.tiny --results "$${OUT:-build/train-gpu/results}" $(ARGS)
 
 quality: .venv/.dev
 	@$(BIN)/ruff check .

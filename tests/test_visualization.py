@@ -192,7 +192,8 @@ def test_draw_pairs_shows_matches_keypoints_and_layers():
     views = torch.full((2, 2, 20, 30), 0.5)
     layers = torch.zeros(2, 2, 20, 30, dtype=torch.uint8)
     layers[0, 1, :, 15:], layers[1, 0, :10] = 1, OUTSIDE
-    pairs = PlanarPairs(views, views, torch.eye(3).repeat(2, 2, 1, 1), layers)
+    unused = torch.full((2, 2), -1), torch.eye(3).repeat(2, 2, 2, 1, 1)
+    pairs = PlanarPairs(views, views, torch.eye(3).repeat(2, 2, 1, 1), layers, *unused)
     keypoints = torch.tensor([[[[5, 4.0], [9, 15]], [[6, 4], [25, 15]]]]).repeat(2, 1, 1, 1)
     matches = torch.tensor([[[0, -1], [0, -2]], [[-2, -2], [-2, -2]]])
     picture = np.asarray(draw_pairs(pairs, keypoints, matches, zoom=2)).astype(int)

@@ -14,12 +14,14 @@ from torch.nn import functional as F
 from lightglue_hf.data import ground_truth, homographies
 from lightglue_hf.data.homographies import (
     OUTSIDE,
+    Changes,
     PlanarPairs,
     ground_truth_matches,
     project_points,
     sample_pairs,
 )
 from lightglue_hf.data.photometry import gaussian_blur
+from lightglue_hf.data.warps import project
 
 from .planar import HEIGHT, WIDTH, lattice, sampled
 
@@ -89,6 +91,34 @@ def test_views_agree_wherever_a_point_is_visible(pairs: PlanarPairs) -> None:
 
 
 @pytest.mark.parametrize("multi_plane", [0.0, 1.0])
+def test_canvases_lie_in_the_views_where_it_is_said(multi_plane: float) -> None:
+    """A bright dot on an even canvas is bright there, and placements and homographies say the same."""
+    rng = np.random.default_rng(0)
+    canvas = np.full((2 * HEIGHT, 2 * WIDTH), 40, dtype=np.uint8)
+    dots = rng.uniform([8, 8], [2 * WIDTH - 9, 2 * HEIGHT - 9], (40, 2)).round().astype(int)
+    for dx, dy in np.ndindex(5, 5):
+        canvas[dots[:, 1] + dy - 2, dots[:, 0] + dx - 2] = 255
+    pairs = sample_pairs(canvas[None], range(12), HEIGHT, WIDTH, multi_plane=multi_plane, changes=Changes(1.0, 0.0))
+    seen = 0
+    for row in range(12):
+        for layer in (pairs.canvases[row] == 0).nonzero()[:, 0].tolist():
+            first, second = pairs.placements[row, :, layer].double()
+            across = second @ torch.linalg.inv(first)
+            expected = pairs.homographies[row, layer].double()
+            assert torch.allclose(across / across[2, 2], expected / expected[2, 2], atol=1e-3, rtol=1e-3)
+            for side, placement in enumerate((first, second)):
+                placed, weight = project(placement.numpy(), dots.astype(float))
+                for x, y in placed[weight > 0].round().astype(int):
+                    if 1 <= x < WIDTH - 1 and 1 <= y < HEIGHT - 1:
+                        around = slice(y - 1, y + 2), slice(x - 1, x + 2)
+                        if (pairs.layers[row, side][around] == layer).all():
+                            clean = pairs.clean[row, side]
+                            assert clean[around].max() > clean[pairs.layers[row, side] == layer].median() + 0.02
+                            seen += 1
+    assert seen > 200
+
+
+@pytest.mark.parametrize("multi_plane", [0.0, 1.0])
 def test_dots_are_found_where_they_are_projected(multi_plane: float) -> None:
     """Bright dots on canvases: the centroid found in each view agrees with the projection."""
     ys, xs = np.mgrid[0:240, 0:320]
@@ -153,11 +183,11 @@ def test_multi_plane_worlds_have_parallax_and_occlusion(textures: np.ndarray) ->
     swapped = pairs.homographies[:, :1].expand(-1, 5, -1, -1).double()
     own, _ = project_points(points, pairs.homographies.double(), pairs.layers[:, 0], pairs.layers[:, 1])
     flat, _ = project_points(points, swapped, pairs.layers[:, 0], pairs.layers[:, 1])
-    layer = ground_truth._layer_at(points, pairs.layers[:, 0])[0]
+    layer = ground_truth.layer_at(points, pairs.layers[:, 0])[0]
     front = (layer > 0) & (layer != OUTSIDE)
     assert front.float().mean() > 0.1
     assert (own - flat).norm(dim=-1)[front].median() > 2
-    _, inside = ground_truth._layer_at(own, pairs.layers[:, 1])
+    _, inside = ground_truth.layer_at(own, pairs.layers[:, 1])
     _, visible = project_points(points, pairs.homographies.double(), pairs.layers[:, 0], pairs.layers[:, 1])
     assert (inside & ~visible & (layer != OUTSIDE)).float().mean() > 0.01
 

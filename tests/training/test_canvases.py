@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.training import DetectorRecipe
-from lightglue_hf.training.canvases import cached_textures, read_canvases
+from lightglue_hf.training.canvases import cached_textures, cut_canvases, read_canvases
 
 
 @pytest.fixture
@@ -75,3 +76,33 @@ def test_kept_canvases_are_read_and_broken_ones_remade(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.setattr("lightglue_hf.training.canvases.render_textures", None)
     assert cached_textures(path, 1, 64, 64, 0).shape == (1, 64, 64)
+
+
+def test_pieces_of_photos_take_turns_and_lie_within_them(tmp_path):
+    """A photo brightens from left to right, and so does each piece; a small photo is enlarged, a large one is not."""
+    levels = np.tile(np.linspace(0, 255, 400).round().astype(np.uint8), (300, 1))
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    Image.fromarray(levels[:20, :30]).save(tmp_path / "b.png")
+    pieces = cut_canvases(tmp_path, 9, 60, 80, 0).float()
+    assert pieces.shape == (9, 60, 80)
+    steps = pieces.mean(1).diff(dim=1)
+    assert (steps >= -1e-3).all()
+    slopes = (pieces[:, :, -1] - pieces[:, :, 0]).mean(1)
+    level = 255 / 399  # of a pixel of the photo
+    assert (slopes[0::2] > 0.99 * 79 * level).all(), "no pixel is made up"
+    assert (slopes[0::2] < 1.01 * 399 * level).all()
+    assert slopes[0::2].std() > 5
+    assert (slopes[1::2] < 30 * level).all()
+    assert torch.equal(cut_canvases(tmp_path, 9, 60, 80, 0).float(), pieces)
+    with pytest.raises(ValueError, match="no photos in"):
+        cut_canvases(tmp_path / "none", 1, 60, 80, 0)
+
+
+def test_photos_and_procedural_canvases_are_mixed(tmp_path):
+    Image.fromarray(np.full((64, 64), 77, dtype=np.uint8)).save(tmp_path / "even.png")
+    options = {"photos": str(tmp_path), "height": 32, "width": 48, "textures": 5}
+    mixed = DetectorRecipe(str(tmp_path / "run"), photo_share=0.4, **options).canvases()
+    assert mixed.shape == (5, 64, 96)
+    assert [(canvas == 77).all().item() for canvas in mixed] == [True, True, False, False, False]
+    assert DetectorRecipe(str(tmp_path / "run"), photo_share=0.0, **options).canvases().shape == (5, 64, 96)
+    assert DetectorRecipe(str(tmp_path / "run"), **options).canvases().shape == (1, 64, 96)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.detectors.superpoint import SuperPointForKeypointDetection
-from lightglue_hf.training import DetectorRecipe, MatcherRecipe, RecipeError, train_detector, train_matcher
+from lightglue_hf.training import DetectorRecipe, MatcherRecipe, OutOfTime, RecipeError, train_detector, train_matcher
 from lightglue_hf.training.runs import keep_recipe, last_whole_checkpoint, locked
 from lightglue_hf.utils.digests import digest_of_weights
 
@@ -58,6 +58,14 @@ def test_killed_while_it_saved_a_training_goes_on_from_the_checkpoint_before(run
     with pytest.warns(UserWarning, match=r"checkpoint-6 is left out, because .*: optimizer\.pt is broken"):
         model = train_detector(recipe)
     assert same(model.state_dict(), whole)
+
+
+def test_out_of_time_a_training_stops_with_a_checkpoint_and_goes_on(finished, tmp_path):
+    for step in (1, 2):
+        with pytest.raises(OutOfTime, match=f"step {step} of 6"):
+            train_detector(DetectorRecipe(tmp_path / "run", minutes=0, **OPTIONS))
+    model = train_detector(DetectorRecipe(tmp_path / "run", minutes=10, **OPTIONS))
+    assert same(model.state_dict(), finished[1])
 
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")

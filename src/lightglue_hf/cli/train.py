@@ -29,8 +29,12 @@ def run(args: argparse.Namespace) -> None:
     }
     recipe_class, train = recipes[args.network]
     recipe = read_recipe(recipe_class, f"lightglue-hf train {args.network}", args.options)
-    train(recipe)
-    remark(args, f"wrote {recipe.output_dir}")
+    try:
+        train(recipe)
+    except training.OutOfTime as error:
+        remark(args, str(error))
+    else:
+        remark(args, f"wrote {recipe.output_dir}")
 
 
 def read_recipe(recipe_class: Any, prog: str, options: list[str]) -> Any:

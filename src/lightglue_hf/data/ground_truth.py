@@ -28,13 +28,13 @@ def project_points(points: Tensor, homographies: Tensor, layers0: Tensor, layers
         projected `(batch, n, 2)`, finite (meaningless where not visible), and visible `(batch, n)` bool: the point
         has a layer, lands inside image 1, and its layer is the one seen at the pixel where it lands.
     """
-    layer, _ = _layer_at(points, layers0)
-    projected, front = _project_on(points, homographies.to(points.dtype), layer)
-    landed, inside = _layer_at(projected, layers1)
+    layer, _ = layer_at(points, layers0)
+    projected, front = project_on(points, homographies.to(points.dtype), layer)
+    landed, inside = layer_at(projected, layers1)
     return projected, front & inside & (layer != OUTSIDE) & (landed == layer)
 
 
-def _layer_at(points: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
+def layer_at(points: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
     """The layer at the pixel nearest to each point: ids `(batch, n)` int64 (`OUTSIDE` off the image), and inside."""
     height, width = layers.shape[-2:]
     x, y = (points + 0.5).floor().unbind(-1)
@@ -44,7 +44,7 @@ def _layer_at(points: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(inside, seen, OUTSIDE), inside
 
 
-def _project_on(points: Tensor, homographies: Tensor, layer: Tensor) -> tuple[Tensor, Tensor]:
+def project_on(points: Tensor, homographies: Tensor, layer: Tensor) -> tuple[Tensor, Tensor]:
     """Project points `(batch, n, 2)` by the homography of their layer `(batch, n)`; also whether it is in front."""
     known = layer < homographies.shape[1]
     chosen = torch.where(known, layer, 0)[..., None, None].expand(-1, -1, 3, 3)
@@ -105,7 +105,7 @@ def ground_truth_matches(
         ((homographies, nearest0, matched0, forth.amin(2)), (inverses, nearest1, matched1, along.amin(1)))
     ):
         here, other = layers[:, view], layers[:, 1 - view]
-        known = _layer_at(points[:, view], here)[0] != OUTSIDE
+        known = layer_at(points[:, view], here)[0] != OUTSIDE
         doubtful = _matchable_elsewhere(points[:, view], start[:, 1 - view], matrices, here, other, negative_threshold)
         label = torch.where(known & ~doubtful & (distance > negative_threshold), -1, -2)
         label = torch.where(matched, nearest, label)
@@ -121,13 +121,13 @@ def _matchable_elsewhere(
     The readings: the point lies on the least or the greatest of the layers around it instead of its own, and its
     layer is seen somewhere in the 3x3 pixels where it lands. `others` has its padding at `_FAR`.
     """
-    own, _ = _layer_at(points, layers)
+    own, _ = layer_at(points, layers)
     around = _layers_around(points, layers)
     known = around != OUTSIDE
     possible = torch.zeros_like(own, dtype=torch.bool)
     for layer in (own, torch.where(known, around, OUTSIDE).amin(-1), torch.where(known, around, -1).amax(-1)):
-        projected, front = _project_on(points, homographies, layer.clamp_min(0))
-        landed, inside = _layer_at(projected, other_layers)
+        projected, front = project_on(points, homographies, layer.clamp_min(0))
+        landed, inside = layer_at(projected, other_layers)
         seen = front & inside & known.any(-1) & (_layers_around(projected, other_layers) == layer[..., None]).any(-1)
         item, index = torch.nonzero(seen & ((landed != layer) | (layer != own)), as_tuple=True)
         distances = _distances(projected[item, index][:, None], others[item]).flatten(1)

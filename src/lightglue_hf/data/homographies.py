@@ -11,7 +11,7 @@ picture whatever the rest of the batch is. Devices differ by rounding, and in th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from .ground_truth import ground_truth_matches, project_points
 from .photometry import augment, sample_exposure
 from .rendering import Stroke, render
 from .warps import sample_homography, warp_images
-from .worlds import OUTSIDE, flat_world, layered_world, plane_homography
+from .worlds import OUTSIDE, USUAL, Changes, flat_world, layered_world, plane_homography, plane_placements
 
 __all__ = [
     "OUTSIDE",
+    "Changes",
     "PlanarPairs",
     "ground_truth_matches",
     "project_points",
@@ -45,18 +46,22 @@ class PlanarPairs:
             of the first pixel = (0, 0); identity where a layer is not used.
         layers: `(batch, 2, height, width)` uint8, the layer seen at each pixel, `OUTSIDE` (255) where it is off the
             canvas.
+        canvases: `(batch, layers)` int64, which canvas a layer is painted with, -1 where it is not used, and in an
+            unrelated pair, where a layer has several.
+        placements: `(batch, 2, layers, 3, 3)` float32, pixel (x, y) of the layer's canvas -> pixel of image 0 and 1,
+            with a positive third coordinate in front of the camera; identity where a layer is not used.
     """
 
     images: Tensor
     clean: Tensor
     homographies: Tensor
     layers: Tensor
+    canvases: Tensor
+    placements: Tensor
 
     def to(self, device: torch.device | str) -> PlanarPairs:
         """The same pairs on another device."""
-        return PlanarPairs(
-            self.images.to(device), self.clean.to(device), self.homographies.to(device), self.layers.to(device)
-        )
+        return PlanarPairs(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def sample_pairs(
@@ -68,6 +73,7 @@ def sample_pairs(
     multi_plane: float = 0.0,
     max_layers: int = 5,
     unrelated: float = 0.0,
+    changes: Changes = USUAL,
     device: torch.device | str | None = None,
 ) -> PlanarPairs:
     """Sample pairs of views of planar worlds painted with canvases.
@@ -80,6 +86,7 @@ def sample_pairs(
         multi_plane: probability of a world of several planes instead of one.
         max_layers: largest number of layers, the background included (2 or more for cut-outs, at most 7).
         unrelated: probability of two views of different worlds; then no point of one is visible in the other.
+        changes: how much the two views differ.
         device: where the pairs are rendered; None for where the canvases are.
 
     Returns:
@@ -98,15 +105,17 @@ def sample_pairs(
     device = canvases.device if device is None else torch.device(device)
     slots = max(max_layers if multi_plane > 0 else 1, 2 if unrelated > 0 else 1)
     homographies = np.tile(np.eye(3, dtype=np.float32), (len(seeds), slots, 1, 1))
+    placements = np.tile(np.eye(3, dtype=np.float32), (len(seeds), 2, slots, 1, 1))
+    painted = np.full((len(seeds), slots), -1)
     strokes: list[Stroke] = []
     exposures: list[np.ndarray] = []
     for index, seed in enumerate(seeds):
         rng = np.random.default_rng([seed, 0])
         strange, layered = rng.random(2) < (unrelated, multi_plane)
         worlds = [
-            layered_world(rng, canvases.shape, height, width, max_layers)
+            layered_world(rng, canvases.shape, height, width, max_layers, changes)
             if layered
-            else flat_world(rng, canvases.shape, height, width)
+            else flat_world(rng, canvases.shape, height, width, changes)
             for _ in range(2 if strange else 1)
         ]
         for number, world in enumerate(worlds):
@@ -117,11 +126,12 @@ def sample_pairs(
         if not strange:
             for layer, plane in enumerate(worlds[0]):
                 homographies[index, layer] = plane_homography(plane, height, width)
+                placements[index, :, layer] = plane_placements(plane)
+                painted[index, layer] = plane.canvas
     shape = len(exposures), height, width
     together = device.type != "cpu"
     clean, layers = render(strokes, canvases, shape, device, together)
     images = augment(clean, np.stack(exposures), together)
-    matrices = torch.from_numpy(homographies).to(device)
-    return PlanarPairs(
-        images.unflatten(0, (-1, 2)), clean.unflatten(0, (-1, 2)), matrices, layers.unflatten(0, (-1, 2))
-    )
+    images, clean, layers = (maps.unflatten(0, (-1, 2)) for maps in (images, clean, layers))
+    matrices, numbers, places = (torch.from_numpy(array).to(device) for array in (homographies, painted, placements))
+    return PlanarPairs(images, clean, matrices, layers, numbers, places)

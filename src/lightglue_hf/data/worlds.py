@@ -45,12 +45,30 @@ class Plane:
     shading: tuple[float, float] = (0.0, 0.0)
 
 
-def flat_world(rng: np.random.Generator, canvases: tuple[int, ...], height: int, width: int) -> list[Plane]:
+@dataclass(frozen=True)
+class Changes:
+    """How much two views of a world differ.
+
+    Attributes:
+        viewpoint: what changes of scale and of viewpoint are multiplied by.
+        inverted: the share of planes whose tones are inverted, as on a negative.
+    """
+
+    viewpoint: float = 1.0
+    inverted: float = 0.5
+
+
+USUAL = Changes()
+
+
+def flat_world(
+    rng: np.random.Generator, canvases: tuple[int, ...], height: int, width: int, changes: Changes = USUAL
+) -> list[Plane]:
     """One canvas under two homographies."""
     count, canvas_height, canvas_width = canvases
     wanted = rng.uniform(0.25, 0.95)
     zoom = np.exp(rng.uniform(-0.3, 0.5, (TRIES, 1)))
-    ratio = np.exp(np.clip(0.36 * rng.standard_normal((TRIES, 1)), -0.85, 0.85))
+    ratio = np.exp(changes.viewpoint * np.clip(0.36 * rng.standard_normal((TRIES, 1)), -0.85, 0.85))
     fit = 1.1 * min(canvas_height / height, canvas_width / width)
     sizes = np.minimum(zoom * ratio ** [0.5, -0.5], fit)
     turned = np.where(rng.random((TRIES, 1)) < 0.7, 0, rng.uniform(0, 2 * math.pi, (TRIES, 1)))
@@ -65,31 +83,36 @@ def flat_world(rng: np.random.Generator, canvases: tuple[int, ...], height: int,
         width,
         rotation=0,
         scale=0,
-        corners=rng.uniform(0.02, 0.18, (TRIES, 1)),
+        corners=np.minimum(changes.viewpoint * rng.uniform(0.02, 0.18, (TRIES, 1)), 0.3),
         translation=0.6 * (1.1 - wanted) * rng.random((TRIES, 1)),
         shape=(TRIES, 2),
     )
     flip = _mirror(rng, canvas_width)
     inverses = flip @ similarity(angles, sizes, x, y) @ similarity(0, 1, (1 - width) / 2, (1 - height) / 2) @ warps
     best = _best(inverses, wanted, (height, width), (canvas_height, canvas_width))
-    return [Plane(inverses[best], int(rng.integers(count)), *_tones(rng))]
+    return [Plane(inverses[best], int(rng.integers(count)), *_tones(rng, changes.inverted))]
 
 
 def layered_world(
-    rng: np.random.Generator, canvases: tuple[int, ...], height: int, width: int, max_layers: int
+    rng: np.random.Generator,
+    canvases: tuple[int, ...],
+    height: int,
+    width: int,
+    max_layers: int,
+    changes: Changes = USUAL,
 ) -> list[Plane]:
     """A background at a distance of 1 and tilted cut-outs under two cameras, back to front."""
     canvas_count, *canvas = canvases
     view, whole = np.array([width, height]), np.array(canvas[::-1])
     wanted = rng.uniform(0.25, 0.95)
-    cameras, focal = _cameras(rng, height, width, 1.1 - wanted)
+    cameras, focal = _cameras(rng, height, width, 1.1 - wanted, changes.viewpoint)
     pixel = np.exp(-rng.uniform(-0.25, 0.35, TRIES)) / focal
     axes = _tilted(rng, TRIES, 18, 45, np.zeros(TRIES, dtype=bool))
     middle = np.broadcast_to((whole - 1) / 2, (TRIES, 2))
     inverses = _plane_inverses(cameras, axes, np.broadcast_to(_AHEAD, (TRIES, 3)), pixel, middle)
     best = _best(inverses, wanted, (height, width), (canvas[0], canvas[1]))
     background = _mirror(rng, canvas[1]) @ inverses[best]
-    planes = [Plane(background, int(rng.integers(canvas_count)), *_tones(rng))]
+    planes = [Plane(background, int(rng.integers(canvas_count)), *_tones(rng, changes.inverted))]
 
     count = int(rng.integers(1, max_layers)) if max_layers > 1 else 0
     depth = np.sort(rng.uniform(0.5, 0.93, count))[::-1]
@@ -105,7 +128,7 @@ def layered_world(
     for inverse, pixels in zip(inverses, size.tolist(), strict=True):
         corner = int(rng.integers(canvas[0] - pixels + 1)), int(rng.integers(canvas[1] - pixels + 1))
         down, across = rng.uniform(-0.6, 0.6, 2) * (rng.random() < 0.5)
-        painted = int(rng.integers(canvas_count)), *_tones(rng), corner
+        painted = int(rng.integers(canvas_count)), *_tones(rng, changes.inverted), corner
         planes.append(Plane(inverse, *painted, cut_out_coverage(rng, pixels), (down, across)))
     return planes
 
@@ -117,9 +140,15 @@ def plane_homography(plane: Plane, height: int, width: int) -> np.ndarray:
     return matrix / (abs(weight) if abs(weight) > 1e-6 else np.abs(matrix[2]).max())
 
 
-def _tones(rng: np.random.Generator) -> tuple[float, float]:
+def plane_placements(plane: Plane) -> np.ndarray:
+    """Pixel of the canvas -> view 0 and 1, `(2, 3, 3)`; the third coordinate is positive in front of the camera."""
+    top, left = plane.corner
+    return np.linalg.inv(plane.inverses) @ similarity(0, 1, -left, -top)
+
+
+def _tones(rng: np.random.Generator, inverted: float) -> tuple[float, float]:
     """A random contrast and polarity: `gain` and `offset` of a `Plane`."""
-    middle, gain = rng.uniform(0.38, 0.62), rng.uniform(0.6, 1.7) * (1 if rng.random() < 0.5 else -1)
+    middle, gain = rng.uniform(0.38, 0.62), rng.uniform(0.6, 1.7) * (1 if rng.random() < 1 - inverted else -1)
     return gain / 255, middle - gain / 2
 
 
@@ -138,16 +167,19 @@ def _rolls(rng: np.random.Generator, sigma: float) -> np.ndarray:
 _AHEAD = np.array([0.0, 0.0, 1.0])
 
 
-def _cameras(rng: np.random.Generator, height: int, width: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+def _cameras(
+    rng: np.random.Generator, height: int, width: int, spread: float, viewpoint: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of cameras `K [R | t]`, `(TRIES, 2, 3, 4)`, about a scene at z = 1, and focal lengths in pixels.
 
-    `spread`, about 0.2 to 1, is how far they look apart.
+    `spread`, about 0.2 to 1, is how far they look apart; their distance is multiplied by `viewpoint`.
     """
     focal = width * rng.uniform(0.8, 1.6, TRIES)
     intrinsic = matrix_of([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
     heading, span = rng.uniform(0, 2 * math.pi, TRIES), rng.uniform(0.05, 0.5, TRIES)
     ahead = np.clip(0.14 * rng.standard_normal(TRIES), -0.35, 0.35)
     step = np.stack([np.cos(heading) * span, 0.5 * np.sin(heading) * span, ahead], -1)
+    step *= np.minimum(viewpoint, [np.inf, np.inf, 2])  # the nearer one stays before the scene
     places = step[:, None] * [[0.5], [-0.5]]
     field = 0.5 * width / focal[:, None, None]
     aims = np.pad(rng.uniform(-1, 1, (TRIES, 2, 2)) * [1, 0.75] * field * spread, [(0, 0), (0, 0), (0, 1)])

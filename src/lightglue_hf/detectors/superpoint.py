@@ -23,6 +23,7 @@ from ..utils.tensors import full_precision_conv, low_memory_cpu, vector
 from .configuration_superpoint import CELL, SuperPointConfig
 from .selection import non_maximum_suppression, select_keypoints
 
+TEACHER_SCALE = 10.0  # factor of the cosine similarities that are compared with a teacher's
 STRIP = 1 << 16  # pixels that are convolved at once on a CPU: 64 channels of them fit into the caches
 
 
@@ -336,9 +337,10 @@ def superpoint_loss(
     correspondences: Tensor,
     correspondence_mask: Tensor,
     descriptor_scale: Tensor | float = 20.0,
+    teacher_descriptors: Tensor | None = None,
     grid: str = "stretched",
 ) -> Tensor:
-    """Objectness + 2 location + descriptors, for pairs of images (2i, 2i + 1).
+    """Objectness + 2 location + descriptors, for pairs of images (2i, 2i + 1); of a teacher's, too, if they are given.
 
     Whether a cell holds a point and where in the cell it lies are separate terms on the one softmax over 65 classes,
     z = logsumexp(l_1..l_64) - l_65 and q = softmax(l_1..l_64), so that rare points do not drown the localisation.
@@ -351,6 +353,8 @@ def superpoint_loss(
         correspondences: `(batch / 2, n, 2, 2)`, (x, y) pixels of the same point in image 0 and image 1.
         correspondence_mask: `(batch / 2, n)` bool, `False` for padding.
         descriptor_scale: factor of the cosine similarities.
+        teacher_descriptors: `(batch / 2, n, any)` of the same points, zeros where there is none: see
+            [`distillation_loss`].
         grid: `config.descriptor_grid`.
     """
     z = logits[:, :-1].logsumexp(1) - logits[:, -1]
@@ -378,7 +382,34 @@ def superpoint_loss(
     log_p = similarity.log_softmax(1).diagonal(dim1=1, dim2=2) + similarity.log_softmax(2).diagonal(dim1=1, dim2=2)
     descriptor_loss = -0.5 * (log_p * correspondence_mask).sum() / correspondence_mask.sum().clamp(min=1)
 
-    return object_loss + 2 * location_loss + descriptor_loss
+    loss = object_loss + 2 * location_loss + descriptor_loss
+    if teacher_descriptors is not None:
+        loss = loss + distillation_loss(descriptors0, descriptors1, teacher_descriptors, excluded & ~same)
+    return loss
+
+
+def distillation_loss(descriptors0: Tensor, descriptors1: Tensor, teacher: Tensor, excluded: Tensor) -> Tensor:
+    """How unlike a teacher's the distribution of a point's matches is: its divergence, the mean over both directions.
+
+    Of the descriptors themselves nothing is asked but their similarities, so a teacher's may be of any width.
+
+    Args:
+        descriptors0, descriptors1: `(pairs, n, dim)` of unit length, of the same points in image 0 and image 1.
+        teacher: `(pairs, n, any)` of unit length, or zeros where there is none.
+        excluded: `(pairs, n, n)` bool, pairs of points that count for nothing.
+
+    Source: relational distillation, Park et al., CVPR 2019, arXiv:1904.05068; of distributions of matches as in
+    Hinton et al., arXiv:1503.02531.
+    """
+    known = teacher.abs().amax(-1) > 0
+    excluded = excluded | ~(known[:, :, None] & known[:, None, :])
+    wanted = (TEACHER_SCALE * teacher @ teacher.transpose(1, 2)).masked_fill(excluded, -1e4)
+    found = (TEACHER_SCALE * descriptors0 @ descriptors1.transpose(1, 2)).masked_fill(excluded, -1e4)
+    divergence = sum(
+        F.kl_div(found.log_softmax(axis), wanted.log_softmax(axis), log_target=True, reduction="none").sum(axis)
+        for axis in (1, 2)
+    )
+    return 0.5 * (divergence * known).sum() / known.sum().clamp(min=1)  # type: ignore[operator]
 
 
 SuperPointKeypointDescriptionOutput = KeypointDetectionOutput  # transformers' name

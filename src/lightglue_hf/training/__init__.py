@@ -6,8 +6,8 @@ learned from procedural canvases alone. docs/training.md holds the recipe and it
 
 from .batch_norm import fold_batch_norm, insert_batch_norm
 from .collators import DetectorCollator, MatcherCollator, PosedCollator, feature_extractor, read_scenes
-from .labels import corner_response, detector_labels, teacher_keypoints
-from .recipes import DetectorRecipe, MatcherRecipe, Recipe, RecipeError, read_recipe
+from .labels import canvas_features, corner_response, detector_labels, distilled_labels, teacher_keypoints
+from .recipes import DetectorRecipe, MatcherRecipe, OutOfTime, Recipe, RecipeError, read_recipe
 from .stages import load_detector, train_detector, train_matcher
 
 __all__ = [
@@ -15,11 +15,14 @@ __all__ = [
     "DetectorRecipe",
     "MatcherCollator",
     "MatcherRecipe",
+    "OutOfTime",
     "PosedCollator",
     "Recipe",
     "RecipeError",
+    "canvas_features",
     "corner_response",
     "detector_labels",
+    "distilled_labels",
     "feature_extractor",
     "fold_batch_norm",
     "insert_batch_norm",

@@ -52,6 +52,33 @@ def read_canvases(directory: Path, height: int, width: int) -> Tensor:
     return torch.from_numpy(canvases)
 
 
+def cut_canvases(directory: Path, count: int, height: int, width: int, seed: int) -> Tensor:
+    """Pieces of the photos of a directory, in grey, `(count, height, width)` uint8.
+
+    The photos take turns. A piece lies anywhere and is as large as fits, or smaller: down to 0.4 of that, as long as
+    no pixel has to be made up.
+
+    Raises:
+        OSError: a photo cannot be read; it is named.
+        ValueError: there are none.
+    """
+    paths = find_photos(directory)
+    if not paths:
+        raise ValueError(f"no photos in {directory}")
+    canvases = np.empty((count, height, width), dtype=np.uint8)
+    for first, path in enumerate(paths[:count]):
+        photo = Image.fromarray(grey(path))
+        fit = min(photo.width / width, photo.height / height)
+        for index in range(first, count, len(paths)):
+            draw, x, y = np.random.default_rng([seed, index]).random(3)
+            least = min(max(0.4, 1 / fit), 1)
+            scale = fit * (least + (1 - least) * draw)
+            left, top = x * (photo.width - scale * width), y * (photo.height - scale * height)
+            box = left, top, left + scale * width, top + scale * height
+            canvases[index] = np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC, box))
+    return torch.from_numpy(canvases)
+
+
 def grey(path: Path) -> np.ndarray:
     """A photo, `(height, width)` uint8, 255 is white: any colour mode and range, see [`to_pixels`].
 

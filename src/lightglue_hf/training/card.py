@@ -39,10 +39,14 @@ def description(recipe: Recipe, model: Any) -> str:
     origin = f", from `{initial_model}` on" if initial_model else ", from new weights"
     if scenes := getattr(recipe, "scenes", []):
         source = f"photos with depth and poses ({', '.join(map(str, scenes))})"
-    elif recipe.photos:
+    elif recipe.photos and recipe.photo_share:
         source = f"warps of the photos in `{recipe.photos}`"
+        if recipe.photo_share < 1:
+            source += f" ({recipe.photo_share:.0%} of the canvases) and of procedural canvases"
     else:
         source = "warps of procedural canvases; no photo was used"
+    if teacher := getattr(recipe, "teacher", None):
+        source += f", with keypoints and similarities of `{teacher}`"
     title = Path(recipe.output_dir).resolve().name
     return f"# {title}\n\n{what}{origin}.\n\nTraining data: {recipe.pairs:,} pairs, {source}."
 

@@ -23,22 +23,37 @@ from ..features import KeypointFeatures
 from ..image_processing_lightglue import LightGlueImageProcessor
 from ..images import load_image
 from ..modeling_lightglue import LightGlueForKeypointMatching
-from .labels import detector_labels
+from .labels import detector_labels, distilled_labels
 from .recipes import MatcherRecipe, Recipe, RecipeError
 
 
 class DetectorCollator:
-    """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its pair."""
+    """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its pair.
 
-    def __init__(self, canvases: Tensor, recipe: Recipe) -> None:
+    With `teacher`, what it finds on the canvases, they are its keypoints and not corners.
+    """
+
+    def __init__(self, canvases: Tensor, recipe: Recipe, teacher: KeypointFeatures | None = None) -> None:
         self.canvases = canvases.to(recipe.data_device())
         self.recipe = recipe
+        self.teacher = teacher
 
     def __call__(self, seeds: Sequence[int]) -> dict[str, Any]:
         recipe = self.recipe
-        pairs = sample_pairs(self.canvases, seeds, recipe.height, recipe.width, multi_plane=recipe.multi_plane)
+        pairs = sample_pairs(
+            self.canvases,
+            seeds,
+            recipe.height,
+            recipe.width,
+            multi_plane=recipe.multi_plane,
+            changes=recipe.changes(),
+        )
         generator = torch.Generator().manual_seed(seeds[0])
-        return {"pixel_values": pairs.images.flatten(0, 1)[:, None], "labels": detector_labels(pairs, generator)}
+        if self.teacher is None:
+            labels = detector_labels(pairs, generator)
+        else:
+            labels = distilled_labels(pairs, self.teacher, generator)
+        return {"pixel_values": pairs.images.flatten(0, 1)[:, None], "labels": labels}
 
 
 class MatcherCollator:
@@ -58,6 +73,7 @@ class MatcherCollator:
             recipe.width,
             multi_plane=recipe.multi_plane,
             unrelated=recipe.unrelated,
+            changes=recipe.changes(),
         )
         channels = getattr(self.extractor.keypoint_detector.config, "channels", 3)
         pixel_values = pairs.images[:, :, None].expand(-1, -1, channels, -1, -1)

@@ -1,29 +1,51 @@
 """`transformers.Trainer` on a recipe."""
 
 import json
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from ..utils.files import write_atomically
 from ..utils.optional import import_optional
-from .recipes import Recipe, RecipeError
+from .recipes import OutOfTime, Recipe, RecipeError
 from .runs import last_whole_checkpoint
 
 
 def fit(model: nn.Module, collator: Any, arguments: Any, recipe: Recipe) -> None:
-    """Fit `model` on `recipe.pairs` seeds, from the last whole checkpoint on, if there is one."""
+    """Fit `model` on `recipe.pairs` seeds, from the last whole checkpoint on, if there is one.
+
+    Raises:
+        OutOfTime: `recipe.minutes` are over before that; there is a checkpoint.
+    """
     from transformers import Trainer
 
     first = recipe.seed * 1_000_000_000  # runs with other seeds see other pairs
     seeds = range(first, first + recipe.pairs)
     trainer = Trainer(model=model, args=arguments, train_dataset=seeds, data_collator=collator)  # type: ignore[arg-type]
+    if recipe.minutes is not None:
+        trainer.add_callback(StopAt(recipe.start + 60 * recipe.minutes))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(recipe.output_dir))
+    if trainer.state.global_step < trainer.state.max_steps:
+        done = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+        raise OutOfTime(f"{recipe.output_dir}: {done} after {recipe.minutes} minutes; started again it goes on")
     if arguments.should_save:
         write_atomically(Path(recipe.output_dir, "log.json"), json.dumps(trainer.state.log_history, indent=1))
+
+
+class StopAt(TrainerCallback):
+    """Stops a training at a time of `time.monotonic`, with a checkpoint."""
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if time.monotonic() > self.end and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
 
 
 def training_arguments(recipe: Recipe) -> Any:

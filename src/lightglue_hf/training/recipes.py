@@ -4,6 +4,7 @@ import json
 import math
 import os
 import reprlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,11 +13,16 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from .canvases import cached_textures, read_canvases
+from ..data.worlds import Changes
+from .canvases import cached_textures, cut_canvases, read_canvases
 
 
 class RecipeError(ValueError):
     """What was asked for cannot be trained: a field of the recipe, its file or its directory; it is named."""
+
+
+class OutOfTime(RuntimeError):
+    """A training has run for as many minutes as its recipe has: started again it goes on."""
 
 
 def fast_bfloat16() -> bool:
@@ -26,7 +32,10 @@ def fast_bfloat16() -> bool:
 
 # The smallest and largest number of a field, or of each in its list
 LEAST = {
+    "photo_share": 0,
     "multi_plane": 0,
+    "viewpoint": 0,
+    "inverted": 0,
     "unrelated": 0,
     "learning_rate": 0,
     "weight_decay": 0,
@@ -38,6 +47,7 @@ LEAST = {
     "batch_size": 1,
     "textures": 1,
     "save_steps": 1,
+    "minutes": 0,
     "encoder_hidden_sizes": 1,
     "decoder_hidden_size": 1,
     "descriptor_decoder_dim": 1,
@@ -50,7 +60,7 @@ LEAST = {
     "height": 32,
     "width": 32,
 }
-MOST = {"multi_plane": 1, "unrelated": 1, "stage": 2}
+MOST = {"photo_share": 1, "multi_plane": 1, "viewpoint": 3, "inverted": 1, "unrelated": 1, "stage": 2}
 
 
 @dataclass
@@ -71,8 +81,16 @@ class Recipe:
     photos: str | None = field(
         default=None, metadata={"help": "directory of photos to warp, in place of procedural canvases"}
     )
-    textures: int = field(default=1500, metadata={"help": "procedural canvases to draw the pairs from"})
+    photo_share: float = field(
+        default=1.0,
+        metadata={"help": "with photos: below 1 so many of the canvases are pieces of photos, the others procedural"},
+    )
+    textures: int = field(default=1500, metadata={"help": "canvases to draw the pairs from, of photos all as a whole"})
     multi_plane: float = field(default=0.4, metadata={"help": "share of pairs of several planes with parallax"})
+    viewpoint: float = field(
+        default=1.0, metadata={"help": "what the pairs' changes of scale and viewpoint are multiplied by, up to 3"}
+    )
+    inverted: float = field(default=0.5, metadata={"help": "share of planes with inverted tones, as on negatives"})
     unrelated: float = field(default=0.0, metadata={"help": "share of pairs without overlap"})
     learning_rate: float = field(default=2e-3, metadata={"help": "its peak, after the warm-up; cosine to a hundredth"})
     weight_decay: float = field(default=1e-4, metadata={"help": "of AdamW"})
@@ -82,6 +100,9 @@ class Recipe:
     gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
     seed: int = field(default=0, metadata={"help": "of the weights and of the pairs"})
     save_steps: int = field(default=500, metadata={"help": "steps from one checkpoint to the next"})
+    minutes: float | None = field(
+        default=None, metadata={"help": "stop training after so many, with a checkpoint; started again it goes on"}
+    )
     workers: int = field(
         default_factory=lambda: 0 if torch.cuda.is_available() else 1,
         metadata={
@@ -91,6 +112,7 @@ class Recipe:
     report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
 
     def __post_init__(self) -> None:
+        self.start = time.monotonic()  # of the minutes
         hints = get_type_hints(type(self))
         for entry in fields(self):
             value = converted(entry.name, getattr(self, entry.name), hints[entry.name])
@@ -107,13 +129,23 @@ class Recipe:
         """Where the pairs are made: other processes cannot hand over tensors of a GPU."""
         return torch.device("cuda" if self.workers == 0 and torch.cuda.is_available() else "cpu")
 
+    def changes(self) -> Changes:
+        """How much the two views of a pair differ."""
+        return Changes(self.viewpoint, self.inverted)
+
     def canvases(self) -> Tensor:
-        """`(count, 2 height, 2 width)` uint8: the photos, or procedural ones, rendered once and kept."""
+        """`(count, 2 height, 2 width)` uint8: photos, procedural ones, rendered once and kept, or both."""
         height, width = 2 * self.height, 2 * self.width
-        if self.photos is not None:
+        if self.photos is not None and self.photo_share == 1:
             return read_canvases(Path(self.photos), height, width)
-        path = Path(self.output_dir, f"textures-{self.textures}-{height}x{width}-{self.seed}.npy")
-        return cached_textures(path, self.textures, height, width, self.seed)
+        of_photos = 0 if self.photos is None else round(self.photo_share * self.textures)
+        parts = []
+        if of_photos:
+            parts.append(cut_canvases(Path(str(self.photos)), of_photos, height, width, self.seed))
+        if rendered := self.textures - of_photos:
+            path = Path(self.output_dir, f"textures-{rendered}-{height}x{width}-{self.seed}.npy")
+            parts.append(cached_textures(path, rendered, height, width, self.seed))
+        return torch.cat(parts)
 
 
 @dataclass
@@ -122,6 +154,9 @@ class DetectorRecipe(Recipe):
 
     initial_model: str | None = field(
         default=None, metadata={"help": "SuperPoint, or matcher with one, to go on from"}
+    )
+    teacher: str | None = field(
+        default=None, metadata={"help": "detector, or matcher with one, to learn keypoints and similarities from"}
     )
     encoder_hidden_sizes: list[int] = field(
         default_factory=lambda: [16, 32, 64, 96], metadata={"help": "widths of the four blocks of a new one"}
@@ -213,7 +248,7 @@ def converted(name: str, value: Any, hint: Any) -> Any:
 
 def check_range(name: str, value: Any) -> None:
     """Raise a RecipeError that names a field with a number that is too small or too large."""
-    for number in value if isinstance(value, list) else [value]:
+    for number in value if isinstance(value, list) else [] if value is None else [value]:
         if name in LEAST and number < LEAST[name]:
             raise RecipeError(f"{name} must be at least {LEAST[name]}, got {number}")
         if name in MOST and number > MOST[name]:

@@ -18,7 +18,7 @@ from ..utils.files import write_atomically
 from .recipes import Recipe, RecipeError, read_fields, to_json
 
 LOCK = ".lock"
-MEANINGLESS = ("output_dir",)  # a directory may be renamed
+MEANINGLESS = ("output_dir", "minutes")  # a directory may be renamed, and a training pause
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One training at a time

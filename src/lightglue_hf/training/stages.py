@@ -28,6 +28,7 @@ from .collators import (
     read_scenes,
 )
 from .fitting import fit, training_arguments
+from .labels import canvas_features
 from .recipes import DetectorRecipe, MatcherRecipe, Recipe, RecipeError
 from .runs import digest_of_files, digest_of_photos, keep_recipe, locked
 
@@ -57,10 +58,16 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
                 "training here; others are used as they are (MatcherRecipe's detector)"
             )
     trained = recipe.initial_model is not None
-    with running(recipe, arguments, {"initial_model": model} if trained else {}):
+    inputs: dict[str, nn.Module] = {"initial_model": model} if trained else {}
+    if recipe.teacher is not None:
+        inputs["teacher"] = load_detector(recipe.teacher)
+    with running(recipe, arguments, inputs):
+        features = None
         with arguments.main_process_first():
-            canvases = recipe.canvases()
-        collator = DetectorCollator(canvases, recipe)
+            canvases = recipe.canvases().to(recipe.data_device())
+            if recipe.teacher is not None:
+                features = canvas_features(inputs["teacher"], canvases, Path(recipe.output_dir, "teacher.safetensors"))
+        collator = DetectorCollator(canvases, recipe, features)
         if recipe.batch_norm:
             insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"].cpu() if trained else None)
         fit(DetectorWithScale(model), collator, arguments, recipe)
