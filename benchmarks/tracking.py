@@ -144,12 +144,12 @@ VIDEOS: dict[str, tuple[Callable[..., Any], float]] = {
 """What makes a frame, and the pace of its views."""
 
 
-def make(name: str, count: int = FRAMES) -> Made:
-    """A video, the same each time; with a little noise."""
+def make(name: str, count: int = FRAMES, seed: int = 0) -> Made:
+    """A video, the same each time; with a little noise. Another seed is another walk."""
     canvas = wall()
     render, pace = VIDEOS[name]
     number = list(VIDEOS).index(name)
-    rng = np.random.default_rng(number)
+    rng = np.random.default_rng(number + seed)
     phases = rng.uniform(0, 2 * np.pi, 6)
     frames, hidden = [], []
     for t in range(count):
@@ -321,10 +321,10 @@ def entries(scratch: Path) -> Iterator[Entry]:
                 yield Entry(f"{checkpoint}, {contestant.name}, features of each frame", partial(by_features, features))
 
 
-def measure(rows: list[Entry], videos: list[str], count: int) -> None:
+def measure(rows: list[Entry], videos: list[str], count: int, seed: int = 0) -> None:
     """All contestants on all videos, in turns."""
     for video in videos:
-        made = make(video, count)
+        made = make(video, count, seed)
         for entry in rows:
             follow = entry.follow()
             for frame in made.frames[:3]:  # graphs are compiled
@@ -387,12 +387,13 @@ def markdown(rows: list[Entry], videos: list[str], pair: float | None, minutes: 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.tracking", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one video of 41 frames")
+    parser.add_argument("--seed", type=int, default=0, help="another is of other walks than the page's")
     parser.add_argument("--only", default="", help="contestants to measure: those whose name has this in it")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmark-results"), help="directory to write to")
     parser.add_argument("--write-docs", action="store_true", help="also renew the tables of docs/tracking.md")
     options = parser.parse_args(arguments)
-    if options.write_docs and (options.quick or options.only):
-        parser.error("--write-docs renews the whole page: leave out --only and --quick")
+    if options.write_docs and (options.quick or options.only or options.seed):
+        parser.error("--write-docs renews the whole page: leave out --only, --quick and --seed")
     quiet()
     torch.set_grad_enabled(False)
     started = time.perf_counter()
@@ -400,7 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         rows = [entry for entry in entries(Path(scratch)) if options.only in entry.name]
         pair = None if options.quick or options.only else transformers_pair(Path(scratch))
-        measure(rows, videos, count)
+        measure(rows, videos, count, options.seed)
     text = markdown(rows, videos, pair, (time.perf_counter() - started) / 60)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "tracking.md").write_text(text)
