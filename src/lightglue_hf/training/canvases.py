@@ -36,6 +36,18 @@ def cached_textures(path: Path, count: int, height: int, width: int, seed: int) 
     return torch.from_numpy(textures)
 
 
+def photos_in(directory: Path) -> list[Path]:
+    """As `find_photos`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    paths = find_photos(directory)
+    if not paths:
+        raise ValueError(f"no photos in {directory}")
+    return paths
+
+
 def read_canvases(directory: Path, height: int, width: int) -> Tensor:
     """The photos of a directory, in grey, resized and cropped to `(count, height, width)` uint8.
 
@@ -43,9 +55,7 @@ def read_canvases(directory: Path, height: int, width: int) -> Tensor:
         OSError: a photo cannot be read; it is named.
         ValueError: there are none.
     """
-    paths = find_photos(directory)
-    if not paths:
-        raise ValueError(f"no photos in {directory}")
+    paths = photos_in(directory)
     canvases = np.empty((len(paths), height, width), dtype=np.uint8)
     for canvas, path in zip(canvases, paths):
         canvas[:] = np.asarray(ImageOps.fit(Image.fromarray(grey(path)), (width, height)))
@@ -62,9 +72,7 @@ def cut_canvases(directory: Path, count: int, height: int, width: int, seed: int
         OSError: a photo cannot be read; it is named.
         ValueError: there are none.
     """
-    paths = find_photos(directory)
-    if not paths:
-        raise ValueError(f"no photos in {directory}")
+    paths = photos_in(directory)
     canvases = np.empty((count, height, width), dtype=np.uint8)
     for first, path in enumerate(paths[:count]):
         photo = Image.fromarray(grey(path))

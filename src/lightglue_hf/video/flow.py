@@ -111,10 +111,10 @@ class FlowTracker:
             raise ValueError(f"window must be at least 0 and every at least 1, got {window} and {every}")
         for module in ("cv2", "poselib"):
             import_optional(module, "video")
-        self.features, self.model = features, features.model
+        self.features = features
         self.register = Register(window)
         self.every = every
-        self.capacity = columns_of(self.model)
+        self.capacity = columns_of(features.model)
         self.reset()
 
     def reset(self) -> None:
@@ -224,7 +224,7 @@ class FlowTracker:
             yield seen_again(view, lost, step)
         if not known:
             for view, lost in self._most_due(unknown, FEWEST_LOST):
-                links = matches_of_one_scene(self.model, view.points, found)
+                links = matches_of_one_scene(self.features.model, view.points, found)
                 if links is not None:
                     yield from recognised(view, lost, found, picture, links)
                     break

@@ -10,6 +10,7 @@ import torch
 from ..evaluation.metrics import estimate_homography, project
 from ..evaluation.verdict import TOO_FEW, YES, judge_against_chance
 from ..features import KeypointFeatures
+from .points import of_one_image
 
 THRESHOLD = 0.005
 """Of the longer side of the frame: how far a point of the plane may lie from where the homography puts it."""
@@ -103,12 +104,7 @@ def shows_front(homography: np.ndarray, corners: np.ndarray, outline: np.ndarray
 
 def _one(features: KeypointFeatures) -> KeypointFeatures:
     """Of a single image, without what a matcher does not take."""
-    features.check(values=False)
-    if features.shape == (1,):
-        features = features[0]
-    if features.shape != () or features.image_sizes is None:
-        raise ValueError(f"features of one image with image_sizes are needed, got shape {tuple(features.shape)}")
-    return KeypointFeatures(**{name: value for name, value in features.items() if name != "scores"})
+    return KeypointFeatures(**{name: value for name, value in of_one_image(features).items() if name != "scores"})
 
 
 def _positions(features: KeypointFeatures) -> np.ndarray:

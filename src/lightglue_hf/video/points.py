@@ -159,13 +159,23 @@ class Register:
         return np.argsort(-ages, kind="stable")[:count]
 
 
-def points_of(features: KeypointFeatures) -> Points:
-    """The keypoints of a single image, without padding, on no track yet."""
+def of_one_image(features: KeypointFeatures) -> KeypointFeatures:
+    """Features of `shape` `()`, out of `()` or `(1,)`, with `image_sizes`.
+
+    Raises:
+        ValueError: features of several images, or without what they need.
+    """
     features.check(values=False)
     if features.shape == (1,):
         features = features[0]
     if features.shape != () or features.image_sizes is None:
         raise ValueError(f"features of one image with image_sizes are needed, got shape {tuple(features.shape)}")
+    return features
+
+
+def points_of(features: KeypointFeatures) -> Points:
+    """The keypoints of a single image, without padding, on no track yet."""
+    features = of_one_image(features)
     n = features["keypoints"].shape[0]
     keep = np.ones(n, bool) if features.mask is None else features.mask.bool().cpu().numpy()
     return Points(features, np.full(n, -1, np.int64)).at(keep)
