@@ -14,6 +14,7 @@ from lightglue_hf.collection.storage import (
     growing,
     open_hdf5,
     pair_key,
+    parts_of,
     read_matches,
     read_names,
     read_pairs,
@@ -172,6 +173,27 @@ def test_an_error_keeps_the_parts_and_the_file_that_was_there(tmp_path):
     with growing(path, FEATURES, SETTINGS) as store:
         assert store.done == {"a.jpg", "b.jpg"}
     assert read_names(path) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("left", [1, 3])
+def test_killed_after_the_merge(tmp_path, monkeypatch, left):
+    """The file is whole, and some of its parts are still there."""
+    names = [f"{i}.jpg" for i in range(8)]
+    parts = [{name: features(i + 1, seed=i)} for i, name in enumerate(names)]
+
+    def killed(directory, ignore_errors):
+        for part in sorted(directory.iterdir())[left:]:
+            part.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightglue_hf.collection.storage.shutil.rmtree", killed)
+        path = grow(tmp_path / "f.h5", *parts)
+    assert len(list(parts_of(path).glob("*.h5"))) == left
+    before = path.read_bytes()
+    with growing(path, FEATURES, SETTINGS) as store:
+        assert store.done == set(names)
+    assert path.read_bytes() == before
+    assert not parts_of(path).exists()
 
 
 def test_unfinished_files_say_so(tmp_path):

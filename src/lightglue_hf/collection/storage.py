@@ -227,8 +227,12 @@ class Store:
         for file in self.files():
             with open_hdf5(file) as source:
                 refuse_other_settings(file, settings_of(source), settings)
-                for name in group_names(source, dataset):
-                    (self.done if self.is_current(name, source) else self.outdated).add(name)
+                names = set(group_names(source, dataset))
+                current_names = {name for name in names if self.is_current(name, source)}
+            if file != path and current_names <= self.done:  # merged by a run that was killed then
+                file.unlink()
+            self.done |= current_names
+            self.outdated |= names - current_names
         self.outdated -= self.done  # made again by a run that was killed
 
     def is_current(self, name: str, file: Any) -> bool:

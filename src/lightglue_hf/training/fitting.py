@@ -16,8 +16,11 @@ from .recipes import OutOfTime, Recipe, RecipeError
 from .runs import last_whole_checkpoint
 
 
-def fit(model: nn.Module, collator: Any, arguments: Any, recipe: Recipe) -> None:
+def fit(model: nn.Module, collator: Any, arguments: Any, recipe: Recipe, start: float) -> None:
     """Fit `model` on `recipe.pairs` seeds, from the last whole checkpoint on, if there is one.
+
+    Args:
+        start: of the recipe's minutes, as `time.monotonic` tells it: what was prepared before counts.
 
     Raises:
         OutOfTime: `recipe.minutes` are over before that; there is a checkpoint.
@@ -28,7 +31,7 @@ def fit(model: nn.Module, collator: Any, arguments: Any, recipe: Recipe) -> None
     seeds = range(first, first + recipe.pairs)
     trainer = Trainer(model=model, args=arguments, train_dataset=seeds, data_collator=collator)  # type: ignore[arg-type]
     if recipe.minutes is not None:
-        trainer.add_callback(StopAt(recipe.start + 60 * recipe.minutes))
+        trainer.add_callback(StopAt(start + 60 * recipe.minutes))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(recipe.output_dir))
     if trainer.state.global_step < trainer.state.max_steps:
         done = f"step {trainer.state.global_step} of {trainer.state.max_steps}"

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import reprlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -112,7 +111,6 @@ class Recipe:
     report_to: str = field(default="none", metadata={"help": "tensorboard, or another log that transformers knows"})
 
     def __post_init__(self) -> None:
-        self.start = time.monotonic()  # of the minutes
         hints = get_type_hints(type(self))
         for entry in fields(self):
             value = converted(entry.name, getattr(self, entry.name), hints[entry.name])

@@ -1,6 +1,7 @@
 """Training of the detector, then of the matcher in two stages."""
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
         ImportError: accelerate is not installed.
         RecipeError: the directory is in use or holds the run of another recipe, or the initial model is no SuperPoint.
     """
+    start = time.monotonic()
     arguments = training_arguments(recipe)
     torch.manual_seed(recipe.seed)
     if recipe.initial_model is None:
@@ -70,7 +72,7 @@ def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
         collator = DetectorCollator(canvases, recipe, features)
         if recipe.batch_norm:
             insert_batch_norm(model, collator(range(recipe.batch_size))["pixel_values"].cpu() if trained else None)
-        fit(DetectorWithScale(model), collator, arguments, recipe)
+        fit(DetectorWithScale(model), collator, arguments, recipe, start)
         if recipe.batch_norm:
             fold_batch_norm(model)
         if arguments.should_save:
@@ -107,6 +109,7 @@ def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
         raise RecipeError("a matcher is trained on either a detector or a file of features")
     if recipe.features is not None and not recipe.scenes:
         raise RecipeError("features need scenes: of warped photos no file can know them")
+    start = time.monotonic()
     arguments = training_arguments(recipe)
     pairs = read_scenes(recipe) if recipe.scenes else []
     detector = None if recipe.detector is None else load_detector(recipe.detector)
@@ -128,7 +131,7 @@ def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
             with arguments.main_process_first():
                 canvases = recipe.canvases()
             collator = MatcherCollator(canvases, extractor, recipe)
-        fit(model, collator, arguments, recipe)
+        fit(model, collator, arguments, recipe, start)
         if arguments.should_save:
             model.eval().save_pretrained(recipe.output_dir)
             if detector is not None:
