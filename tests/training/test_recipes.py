@@ -142,3 +142,9 @@ def test_any_value_is_taken_or_refused_by_name(field, value):
     else:
         assert kind(**dataclasses.asdict(made)) == made
         assert [type(number) for number in (made.pairs, made.learning_rate, made.bf16)] == [int, float, bool]
+
+
+@pytest.mark.parametrize("recipe_class", [DetectorRecipe, MatcherRecipe])
+def test_a_recipe_holds_its_fields_alone(recipe_class):
+    recipe = recipe_class("run")
+    assert vars(recipe) == dataclasses.asdict(recipe) == vars(recipe_class("run"))
