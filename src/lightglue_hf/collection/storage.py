@@ -229,8 +229,8 @@ class Store:
                 refuse_other_settings(file, settings_of(source), settings)
                 names = set(group_names(source, dataset))
                 current_names = {name for name in names if self.is_current(name, source)}
-            if file != path and current_names <= self.done:  # merged by a run that was killed then
-                file.unlink()
+            if file != path and current_names <= self.done:
+                file.unlink()  # it adds nothing: a run merged it, and was killed before it removed it
             self.done |= current_names
             self.outdated |= names - current_names
         self.outdated -= self.done  # made again by a run that was killed
