@@ -112,11 +112,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def pack() -> None:
-    """Photos and the teacher, in build/train-gpu."""
-    shutil.rmtree(PACKED, ignore_errors=True)
-    photos.main([str(PACKED / "photos")])
-    load_detector(TEACHER).save_pretrained(PACKED / "teacher")
-    size = sum(path.stat().st_size for path in PACKED.rglob("*") if path.is_file())
+    """Photos and the teacher anew, in build/train-gpu; runs that are there stay."""
+    directories = [PACKED / "photos", PACKED / "teacher"]
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+    photos.main([str(directories[0])])
+    load_detector(TEACHER).save_pretrained(directories[1])
+    size = sum(path.stat().st_size for directory in directories for path in directory.iterdir())
     print(f"{PACKED}: {size / 2**20:.1f} MiB")
 
 

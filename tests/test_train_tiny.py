@@ -1,6 +1,7 @@
 """The bundled checkpoint's photos and stages, on a CPU with a few pairs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +94,22 @@ def packed(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(tiny, "PACKED", directory)
     return directory
+
+
+def test_packing_anew_keeps_runs(packed, monkeypatch, capsys):
+    def fetch(arguments):
+        Path(arguments[0]).mkdir()
+        Path(arguments[0], "new.jpg").write_bytes(b"1234")
+
+    monkeypatch.setattr(photos, "main", fetch)
+    monkeypatch.setattr(tiny, "TEACHER", str(packed.rename(packed.with_name("before")) / "teacher"))
+    (packed / "photos").mkdir(parents=True)
+    (packed / "photos" / "old.jpg").touch()
+    (packed / "runs" / "detector").mkdir(parents=True)
+    tiny.pack()
+    assert sorted(path.name for path in packed.iterdir()) == ["photos", "runs", "teacher"]
+    assert [path.name for path in (packed / "photos").iterdir()] == ["new.jpg"]
+    assert (packed / "runs" / "detector").is_dir()
 
 
 def test_all_stages_on_a_cpu_with_a_stop_between(packed, tmp_path, capsys, monkeypatch):
