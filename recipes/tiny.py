@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pack", action="store_true", help=f"write photos and teacher to {PACKED}, and nothing else")
     parser.add_argument("--plan", choices=PLANS, default="gpu")
     parser.add_argument("--minutes", type=float, help="stop after so many; for --plan gpu six by default")
-    parser.add_argument("--until", help="the last stage that is run")
+    parser.add_argument("--until", choices=[stage.name for stage in PLANS["gpu"]], help="the last stage that is run")
     parser.add_argument("-o", "--output", type=Path, default=PACKED / "runs", help="a directory for each stage")
     parser.add_argument("--results", type=Path, help="directory for what is to be kept")
     options = parser.parse_args(arguments)

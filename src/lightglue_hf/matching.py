@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from PIL import Image
 
 from . import __version__
 from .evaluation import estimate_homography, estimate_relative_pose, judge_against_chance
-from .evaluation.methods import Prediction, extract, to_prediction
+from .evaluation.methods import Prediction, extract, seconds, to_prediction
 from .evaluation.verdict import Verdict
 from .turns import match_turned
 from .utils.optional import import_optional
@@ -86,7 +85,7 @@ def match_photos(
         turns, tiles: as in `match_turned`.
     """
     pair = (images[0], images[1])
-    start = _seconds(model)
+    start = seconds(model)
     times = {}
     turned = 0
     with torch.inference_mode():
@@ -94,14 +93,14 @@ def match_photos(
             outputs, turned = match_turned(model, processor, pair, turns, tiles, longest_edge)
         else:
             features = extract(model, processor, pair, longest_edge)
-            times["keypoints"] = _seconds(model) - start
+            times["keypoints"] = seconds(model) - start
             outputs = model.match_features(features)
     prediction = to_prediction(outputs, pair)
     keep = prediction.matching_scores > (threshold or 0.0)
     prediction = prediction._replace(
         matches=prediction.matches[keep], matching_scores=prediction.matching_scores[keep]
     )
-    times["matching"] = _seconds(model) - start - sum(times.values())
+    times["matching"] = seconds(model) - start - sum(times.values())
     stop, prune = getattr(outputs, "stop", None), getattr(outputs, "prune", None)
     if prune is not None:
         first, second = (prune[0, i][outputs.mask[0, i].bool()].cpu().numpy() for i in range(2))
@@ -115,13 +114,6 @@ def match_photos(
         engine=getattr(model, "engine", f"PyTorch {torch.__version__} on {model.device}"),
         turns=turned,
     )
-
-
-def _seconds(model: Any) -> float:
-    """The clock, when the model's device has done what it was given."""
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter()
 
 
 def find_geometry(

@@ -20,7 +20,8 @@ def test_show_data_draws_each_pair_in_a_row(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--pairs", "0"), ("--multi-plane", "1.5"), ("--height", "20"), ("--output", "grid.txt")]
+    ("option", "value"),
+    [("--pairs", "0"), ("--multi-plane", "1.5"), ("--height", "20"), ("--seed", "-1"), ("--output", "grid.txt")],
 )
 def test_show_data_names_a_bad_option(error, option, value):
     message = error("show-data", option, value)

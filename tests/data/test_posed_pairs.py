@@ -281,6 +281,20 @@ def test_depth_in_hdf5_and_what_is_no_depth(tmp_path):
         read_depth(tmp_path / "d.h5")
 
 
+@pytest.mark.parametrize("name", ["empty.h5", "broken.h5", "cut.npy", "text.png", "bytes.png", "colours.png"])
+def test_a_depth_map_that_cannot_be_read_is_named(tmp_path, name):
+    path = tmp_path / name
+    h5py.File(tmp_path / "empty.h5", "w").close()
+    np.save(tmp_path / "cut.npy", np.ones((9, 9)))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-8])
+    Image.new("L", (3, 2), 200).save(tmp_path / "bytes.png")
+    Image.new("RGB", (3, 2)).save(tmp_path / "colours.png")
+    for other in ("broken.h5", "text.png"):
+        (tmp_path / other).write_text("depth")
+    with pytest.raises(ValueError, match=f"{name} is no depth map that can be read: ."):
+        read_depth(path)
+
+
 def test_features_in_hdf5(tmp_path):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         group = file.create_group("x/a.jpg")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from lightglue_hf.evaluation import project, symmetric_epipolar_distance
 from lightglue_hf.evaluation.datasets import (
@@ -215,6 +215,17 @@ def test_posed(tmp_path):
     (images / "there" / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"b\.png"):
         posed(path, images)
+
+
+def test_posed_turns_stored_images_and_leaves_exif_alone(tmp_path):
+    """Intrinsics and rotations of a list are of the pixels as they are stored."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (80, 60)).save(tmp_path / "a.png", exif=exif)
+    Image.new("L", (80, 60)).save(tmp_path / "b.png", exif=exif)
+    (tmp_path / "pairs.txt").write_text(line(rot1=1))
+    (pair,) = posed(tmp_path / "pairs.txt", tmp_path)
+    assert [image.size for image in pair.images] == [(80, 60), (60, 80)]
 
 
 @pytest.mark.parametrize("rot", range(4))

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForKeypointDetection, PretrainedConfig, PreTrainedModel
 
 from lightglue_hf import KeypointDetector, KeypointDetectorConfig, KeypointFeatures
-from lightglue_hf.training import teacher_keypoints
+from lightglue_hf.training import strongest_corners
 
 
 class CornersConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -38,7 +38,7 @@ class Corners(KeypointDetector, PreTrainedModel):
 
     def detect(self, pixel_values: Tensor, region=None, fixed_shapes=False) -> KeypointFeatures:
         assert pixel_values.shape[1] == 3
-        points, responses = teacher_keypoints(pixel_values.mean(1), self.config.max_keypoints)
+        points, responses = strongest_corners(pixel_values.mean(1), self.config.max_keypoints)
         mask = responses > self.config.keypoint_threshold
         x, y = (points * mask[..., None]).long().unbind(-1)
         images = torch.arange(len(x))[:, None]

@@ -98,6 +98,13 @@ def test_pieces_of_photos_take_turns_and_lie_within_them(tmp_path):
         cut_canvases(tmp_path / "none", 1, 60, 80, 0)
 
 
+@pytest.mark.parametrize("height", range(240, 260))
+def test_a_photo_no_larger_than_a_canvas_is_cut_at_its_borders(tmp_path, height):
+    """400 / 640 * 480 is 300; a scale that fits it is a rounding too large for some photos."""
+    Image.new("L", (400, height), 77).save(tmp_path / "a.png")
+    assert (cut_canvases(tmp_path, 3, 480, 640, 0) == 77).all()
+
+
 def test_photos_and_procedural_canvases_are_mixed(tmp_path):
     Image.fromarray(np.full((64, 64), 77, dtype=np.uint8)).save(tmp_path / "even.png")
     options = {"photos": str(tmp_path), "height": 32, "width": 48, "textures": 5}

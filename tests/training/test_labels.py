@@ -6,7 +6,8 @@ import torch
 from lightglue_hf.data.homographies import sample_pairs
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.detectors.configuration_superpoint import CELL
-from lightglue_hf.training import corner_response, detector_labels, teacher_keypoints
+from lightglue_hf.training import corner_response, detector_labels, strongest_corners
+from lightglue_hf.training.labels import cell_labels
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,25 @@ def squares(height=64, width=96):
     return image
 
 
-def test_the_teacher_finds_corners_and_not_edges():
-    points, responses = teacher_keypoints(squares(), 8)
+def test_corners_are_found_and_edges_are_not():
+    points, responses = strongest_corners(squares(), 8)
     assert (responses > 0).sum() == 4
     corners = torch.tensor([[20.0, 16], [59, 16], [20, 43], [59, 43]])
     assert torch.cdist(points[0, :4], corners).amin(1).max() < 2
     response = corner_response(squares())
     assert response[0, 30, 20] < 1e-3 * response.max(), "the middle of an edge"
+
+
+def test_beyond_the_last_whole_cell_there_are_no_labels():
+    """Of 21 x 19 pixels two rows and two columns of cells are whole: 16 x 16."""
+    positions = torch.tensor([[[3.0, 15.4], [3.0, 15.6], [18.0, 3.0], [15.0, 3.0]]])
+    strength = torch.tensor([0.1, 0.9, 0.9, 0.1])
+    some, none = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
+    objectness, location = cell_labels(positions, some, some, strength, 21, 19)
+    assert objectness.tolist() == [[[0, 1], [1, 0]]]
+    torch.testing.assert_close(location[objectness == 1], torch.tensor([[7.0, 3.0], [3.0, 7.4]]))
+    objectness, _ = cell_labels(positions[:, 1:3], none[:2], some[:2], strength[:2], 21, 19)
+    assert not objectness.any()
 
 
 def test_labels_are_at_the_same_points_of_both_views(pairs):

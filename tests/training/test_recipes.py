@@ -55,6 +55,13 @@ def test_a_bad_field_is_named(options, problem):
         DetectorRecipe(**{"output_dir": "run", **options})
 
 
+@pytest.mark.parametrize("name", ["unrelated", "gradient_checkpointing"])
+def test_what_changes_nothing_for_a_detector_is_no_field_of_it(name):
+    with pytest.raises(RecipeError, match=f"unknown: {name}"):
+        read_recipe(DetectorRecipe, None, {"output_dir": "run", name: 0})
+    assert read_recipe(MatcherRecipe, None, {"output_dir": "run", name: 0})
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -150,6 +150,24 @@ def test_a_recipe_of_an_earlier_version_has_the_defaults_of_later_fields(tmp_pat
         keep_recipe(replace(recipe, weight_decay=1.0), {})
 
 
+@pytest.mark.parametrize("learning_rate", [1e-5, 3e-5, 1.5e-5, 1e-3, 1])
+def test_a_recipe_is_read_as_it_was_written(tmp_path, learning_rate):
+    recipe = DetectorRecipe(tmp_path, learning_rate=learning_rate, weight_decay=2e-5)
+    keep_recipe(recipe, {})
+    keep_recipe(recipe, {})
+
+
+def test_what_a_run_started_from_may_be_elsewhere_with_the_same_content(tmp_path):
+    recipe = MatcherRecipe(tmp_path, detector="a", initial_model="b", photos="c")
+    inputs = {"detector": "1", "initial_model": "2", "photos": "3"}
+    keep_recipe(recipe, inputs)
+    keep_recipe(replace(recipe, detector="x/a", initial_model="x/b", photos="x/c"), inputs)
+    with pytest.raises(RecipeError, match=r"\(other root, another content of photos\)"):
+        keep_recipe(replace(recipe, photos="x/c", root="x"), {**inputs, "photos": "4"})
+    with pytest.raises(RecipeError, match="other photos"):
+        keep_recipe(replace(recipe, photos=None), {"detector": "1", "initial_model": "2"})
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"pairs": 0}', '{"inputs": 3}', '{"strange": 1'])
 def test_a_broken_recipe_is_named(tmp_path, content):
     recipe = DetectorRecipe(tmp_path)

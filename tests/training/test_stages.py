@@ -11,7 +11,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from lightglue_hf import (
     LightGlueForKeypointMatching,
@@ -142,9 +142,11 @@ def scenes(tmp_path_factory):
     """Two photos of a wall, the second from beside the first, with depth, poses and SIFT-like features."""
     root = tmp_path_factory.mktemp("scenes")
     canvas = render_textures(1, 96, 160, 0)[0]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # of which depth maps and intrinsics know nothing
     shift = 32  # pixels: the wall is 2 away and the focal length 100 pixels
     for name, left in (("a", 0), ("b", shift)):
-        Image.fromarray(canvas[:, left : left + 128]).save(root / f"{name}.png")
+        Image.fromarray(canvas[:, left : left + 128]).save(root / f"{name}.png", exif=exif)
         np.save(root / f"{name}.npy", np.full((48, 64), 2.0))
     K, T = [100, 0, 63.5, 0, 100, 47.5, 0, 0, 1], np.eye(4)
     T[0, 3] = -shift * 2 / 100
@@ -261,6 +263,27 @@ def test_two_processes_train_together(detector, tmp_path):
     log = json.loads((tmp_path / "run" / "log.json").read_text())
     assert log[-1]["step"] == 2, "16 pairs, 4 for each of 2 processes a step"
     assert LightGlueForKeypointMatching.from_pretrained(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_when_the_time_of_one_is_over(detector, tmp_path):
+    options = {"output_dir": str(tmp_path / "run"), "detector": str(detector), "pairs": 160, "minutes": 60, **MATCHER}
+    (tmp_path / "run.py").write_text(
+        "import os\n"
+        "from lightglue_hf.training import MatcherRecipe, OutOfTime, stages, train_matcher\n"
+        "fit = stages.fit\n"
+        "stages.fit = lambda *args: fit(*args[:-1], args[-1] - 3600 * int(os.environ['RANK']))\n"
+        "try:\n"
+        f"    train_matcher(MatcherRecipe(**{options!r}))\n"
+        "except OutOfTime as error:\n"
+        "    print(error)\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*launcher, str(tmp_path / "run.py")], check=True, capture_output=True, text=True, timeout=300
+    )
+    assert run.stdout.count("step 1 of 20") == 2
+    assert (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

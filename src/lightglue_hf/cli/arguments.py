@@ -124,6 +124,10 @@ def count(text: str) -> int:
     return number(text, int, lambda value: value > 0, "a whole number above 0")
 
 
+def from_zero(text: str) -> int:
+    return number(text, int, lambda value: value >= 0, "a whole number from 0")
+
+
 def edge(text: str) -> int:
     return number(text, int, lambda value: 0 < value <= LARGEST_EDGE, f"a whole number from 1 to {LARGEST_EDGE}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .arguments import Parser, remark
 
-HELP = "train the detector, or the matcher on a trained detector, from procedural images"
+HELP = "train the detector, or the matcher on a trained detector, from procedural images, photos, or photos with depth"
 EPILOG = "docs/training.md says how and with what result."
 
 

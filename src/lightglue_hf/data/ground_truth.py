@@ -71,8 +71,9 @@ def ground_truth_matches(
     is ignored, and so is a keypoint off the canvas, where the truth is not known.
 
     On a silhouette the layer of a keypoint is a matter of one pixel, and the corner of a cut-out must not be called
-    unmatched because it rounds to the background: a keypoint is unmatched only if it is so on each of the layers
-    within its 3x3 pixels, and hidden only if that layer is not within the 3x3 pixels where it lands.
+    unmatched because it rounds to the background: a keypoint is unmatched only if it is so on its own layer and on the
+    least and the greatest of those within its 3x3 pixels, and hidden only if that layer is not within the 3x3 pixels
+    where it lands.
 
     Args:
         keypoints: `(batch, 2, n, 2)`, pixels, (x, y), centre of the first pixel = (0, 0).

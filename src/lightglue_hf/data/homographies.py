@@ -5,7 +5,8 @@ view 1 by one homography, so that parallax and occlusion are exact. A world is s
 view (worlds.py), rendered (rendering.py), and changed as a camera would (photometry.py).
 
 Every random choice comes from a generator seeded per item, never from global state: item i of a batch is the same
-picture whatever the rest of the batch is. Devices differ by rounding, and in the noise that they draw from a seed.
+picture whatever the rest of the batch is, on a GPU, which renders a batch at once, but for rounding. Devices differ by
+rounding, too, and in the noise that they draw from a seed.
 """
 
 from __future__ import annotations

@@ -105,6 +105,8 @@ def read_depth_list(path: str | Path, root: str | Path, depths: str) -> list[Dep
         root: directory that the names start from.
         depths: directory in `root`; the depth map of `a/b.jpg` is `a/b.h5`, `.png` or `.npy` in it.
 
+    Rotations are not in what is returned: photos are taken as they are stored, as their depth maps are.
+
     Raises:
         OSError: a photo has no depth map; both are named.
     """
@@ -206,23 +208,39 @@ def read_depth(path: str | Path) -> np.ndarray:
 
     Raises:
         ImportError: an HDF5 file, and h5py is not installed.
-        OSError: there is no such file, or it is broken.
-        ValueError: another kind of file or shape.
+        FileNotFoundError: there is no such file; it is named.
+        ValueError: it is broken, or of another kind or shape; it is named.
     """
     path = Path(path)
     if path.suffix not in DEPTH_FORMATS:
         raise ValueError(f"{path} is no depth map: its name must end in {', '.join(DEPTH_FORMATS)}")
-    if path.suffix == ".h5":
-        depth = _open_hdf5(path)["depth"][()]
-    elif path.suffix == ".png":
-        from PIL import Image
-
-        depth = np.asarray(Image.open(path), dtype=np.float32) / 1000
-    else:
-        depth = np.load(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no depth map {path}")
+    try:
+        depth = np.asarray(_READERS[path.suffix](path), dtype=np.float32)
+    except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"{path} is no depth map that can be read: {' '.join(str(error).split())}") from error
     if depth.ndim != 2:
         raise ValueError(f"{path}: a depth map must be (height, width), but has the shape {depth.shape}")
-    return depth.astype(np.float32)
+    return depth
+
+
+def _millimetres(path: Path) -> np.ndarray:
+    """A PNG of 16 bits, in metres."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if not image.mode.startswith("I"):  # I;16, or I as older Pillow has it
+            raise ValueError(f"a PNG must have one channel of 16 bits, but its mode is {image.mode}")
+        return np.asarray(image, dtype=np.float32) / 1000
+
+
+def _hdf5_depth(path: Path) -> np.ndarray:
+    with _open_hdf5(path) as file:
+        return file["depth"][()]
+
+
+_READERS = {".h5": _hdf5_depth, ".png": _millimetres, ".npy": np.load}
 
 
 def read_features(path: str | Path, name: str) -> dict[str, np.ndarray]:

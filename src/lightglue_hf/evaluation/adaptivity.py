@@ -5,7 +5,6 @@ Source: Lindenberger et al., "LightGlue" (2023), sections 3.3 and 4.4.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from .comparison import judge_matches
 from .datasets import Dataset
-from .methods import extract, to_prediction
+from .methods import extract, seconds, to_prediction
 
 ROUNDS = 3
 """How often a pair is matched either way, in turns; the fastest counts."""
@@ -83,10 +82,10 @@ def measure_adaptivity(model: Any, processor: Any, dataset: Dataset, longest_edg
             continue
         times: list[list[float]] = [[], []]
         for _ in range(ROUNDS):
-            for one, seconds in zip((model, whole), times):
-                start = time.perf_counter()
+            for one, spent in zip((model, whole), times):
+                start = seconds(model)
                 one.match_features(features)
-                seconds.append(time.perf_counter() - start)
+                spent.append(seconds(model) - start)
         result.pairs += 1
         result.layers += int(outputs[0].stop[0])
         result.correct += np.array([judged[0].correct, judged[1].correct])

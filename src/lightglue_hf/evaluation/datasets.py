@@ -267,7 +267,7 @@ def _read_homography(path: Path) -> np.ndarray:
 
 
 def posed(pairs_file: str | os.PathLike[str], directory: str | os.PathLike[str]) -> Dataset:
-    """The pairs of a list with ground truth (see `read_posed_pairs`), turned upright.
+    """The pairs of a list with ground truth (see `read_posed_pairs`), turned upright as it says, whatever EXIF does.
 
     Args:
         pairs_file: the list.
@@ -282,7 +282,7 @@ def posed(pairs_file: str | os.PathLike[str], directory: str | os.PathLike[str])
         _require(*(Path(directory, name) for name in (entry.name0, entry.name1)))
 
     def load(entry: PosedPair) -> Pair:
-        first, second = (load_image(Path(directory, name)) for name in (entry.name0, entry.name1))
+        first, second = (load_image(Path(directory, name), upright=False) for name in (entry.name0, entry.name1))
         K0, turn0 = turned_intrinsics(entry.K0, (first.height, first.width), entry.rot0)
         K1, turn1 = turned_intrinsics(entry.K1, (second.height, second.width), entry.rot1)
         images = upright(first, entry.rot0), upright(second, entry.rot1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,6 +129,13 @@ def sharing_features(model: Any, processor: Any, longest_edge: int | None = None
         return last[1]
 
     return features
+
+
+def seconds(model: Any) -> float:
+    """The clock, when the model's device has done what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()
 
 
 def to_prediction(outputs: Any, images: tuple[Image.Image, Image.Image]) -> Prediction:

@@ -6,7 +6,7 @@ learned from procedural canvases alone. docs/training.md holds the recipe and it
 
 from .batch_norm import fold_batch_norm, insert_batch_norm
 from .collators import DetectorCollator, MatcherCollator, PosedCollator, feature_extractor, read_scenes
-from .labels import canvas_features, corner_response, detector_labels, distilled_labels, teacher_keypoints
+from .labels import canvas_features, corner_response, detector_labels, distilled_labels, strongest_corners
 from .recipes import DetectorRecipe, MatcherRecipe, OutOfTime, Recipe, RecipeError, read_recipe
 from .stages import load_detector, train_detector, train_matcher
 
@@ -29,7 +29,7 @@ __all__ = [
     "load_detector",
     "read_recipe",
     "read_scenes",
-    "teacher_keypoints",
+    "strongest_corners",
     "train_detector",
     "train_matcher",
 ]

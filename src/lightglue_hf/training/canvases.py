@@ -81,8 +81,10 @@ def cut_canvases(directory: Path, count: int, height: int, width: int, seed: int
             draw, x, y = np.random.default_rng([seed, index]).random(3)
             least = min(max(0.4, 1 / fit), 1)
             scale = fit * (least + (1 - least) * draw)
-            left, top = x * (photo.width - scale * width), y * (photo.height - scale * height)
-            box = left, top, left + scale * width, top + scale * height
+            # what is as wide or high as the photo may be so but for a rounding
+            cut_width, cut_height = min(scale * width, photo.width), min(scale * height, photo.height)
+            left, top = x * (photo.width - cut_width), y * (photo.height - cut_height)
+            box = left, top, min(left + cut_width, photo.width), min(top + cut_height, photo.height)
             canvases[index] = np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC, box))
     return torch.from_numpy(canvases)
 

@@ -1,4 +1,7 @@
-"""From seeds to batches: a pair depends on its seed alone, so that an interrupted run goes on with the same data."""
+"""From seeds to batches, so that an interrupted run goes on with the same data.
+
+The views of a pair depend on its seed alone; which of the detector's labels are drawn, on the first seed of its batch.
+"""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -28,7 +31,7 @@ from .recipes import MatcherRecipe, Recipe, RecipeError
 
 
 class DetectorCollator:
-    """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its pair.
+    """Seeds -> a batch of pairs of images and the labels of [`superpoint_loss`]; each seed always gives its views.
 
     With `teacher`, what it finds on the canvases, they are its keypoints and not corners.
     """
@@ -85,7 +88,8 @@ class MatcherCollator:
 class PosedCollator:
     """Seeds -> features of a batch of photos with depth and poses and their true matches; a seed gives its pair.
 
-    The features are the extractor's, of photos whose longer side is the recipe's width, or those of a file.
+    The features are the extractor's, or those of a file. The extractor sees photos as they are stored, with a longer
+    side of the recipe's width.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class PosedCollator:
     def detected(self, pairs: Sequence[DepthPair]) -> tuple[KeypointFeatures, list[Any]]:
         """The extractor's features, and the (height, width) of the photos themselves."""
         assert self.extractor is not None
-        photos = [[load_image(path) for path in pair.images] for pair in pairs]
+        photos = [[load_image(path, upright=False) for path in pair.images] for pair in pairs]
         inputs = self.processor(photos, return_tensors="pt").to(self.extractor.device)
         sizes = [[(photo.height, photo.width) for photo in both] for both in photos]
         features = detected_features(self.extractor, inputs, bool(self.recipe.bf16))

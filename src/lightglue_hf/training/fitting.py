@@ -41,13 +41,16 @@ def fit(model: nn.Module, collator: Any, arguments: Any, recipe: Recipe, start: 
 
 
 class StopAt(TrainerCallback):
-    """Stops a training at a time of `time.monotonic`, with a checkpoint."""
+    """Stops a training at a time of `time.monotonic`, with a checkpoint; all processes at the step of the first."""
 
     def __init__(self, end: float) -> None:
         self.end = end
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if time.monotonic() > self.end and state.global_step < state.max_steps:
+        over = torch.tensor(float(time.monotonic() > self.end), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)
+        if over and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
 
@@ -65,7 +68,7 @@ def training_arguments(recipe: Recipe) -> Any:
     names = {entry.name for entry in fields(TrainingArguments)}  # renamed in transformers 5.24
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     not_reentrant: dict[str, Any] = {
-        checkpointing: recipe.gradient_checkpointing,
+        checkpointing: getattr(recipe, "gradient_checkpointing", False),
         f"{checkpointing}_kwargs": {"use_reentrant": False},
     }
     arguments = TrainingArguments(

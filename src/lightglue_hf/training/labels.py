@@ -22,7 +22,7 @@ from ..features import KeypointFeatures
 from ..geometry import mutual_nearest, points_inside
 from ..utils.files import write_atomically
 
-TEACHER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
+CORNER_THRESHOLD = 4e-5  # of the structure tensor's smaller eigenvalue, grey levels in [0, 1] per pixel
 
 STRONG_THRESHOLD = 4e-4
 MOST_KEYPOINTS = 768  # of a teacher, on a canvas
@@ -49,7 +49,7 @@ def corner_response(images: Tensor) -> Tensor:
     return smaller_eigenvalue(1.2) + 0.5 * smaller_eigenvalue(2.4)
 
 
-def teacher_keypoints(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def strongest_corners(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The strongest corners of each image, at least 4 pixels apart and from the borders.
 
     Args:
@@ -60,7 +60,7 @@ def teacher_keypoints(images: Tensor, count: int) -> tuple[Tensor, Tensor]:
         `(batch, count, 2)` (x, y) pixels and `(batch, count)` responses, 0 where padding.
     """
     response = corner_response(images)
-    peaks = response.masked_fill((response < max_pool(response, 4)) | (response < TEACHER_THRESHOLD), 0)
+    peaks = response.masked_fill((response < max_pool(response, 4)) | (response < CORNER_THRESHOLD), 0)
     peaks = F.pad(peaks[:, 4:-4, 4:-4], (4, 4, 4, 4))
     values, indices = peaks.flatten(1).topk(count, dim=1)
     width = images.shape[-1]
@@ -82,7 +82,7 @@ def consensus_corners(pairs: PlanarPairs, count: int) -> tuple[Tensor, Tensor, T
         found in both views and which are points, `(batch, 2, count)` bool.
     """
     batch, _, height, width = pairs.clean.shape
-    points, responses = teacher_keypoints(pairs.clean.flatten(0, 1), count)
+    points, responses = strongest_corners(pairs.clean.flatten(0, 1), count)
     points, responses = points.unflatten(0, (batch, 2)), responses.unflatten(0, (batch, 2))
     found = responses > 0
     inverse = torch.linalg.inv(pairs.homographies)
@@ -255,7 +255,7 @@ def pixel_numbers(points: Tensor, height: int, width: int) -> Tensor:
 def cell_labels(
     positions: Tensor, positive: Tensor, found: Tensor, strength: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Points to the labels of their cells; the strongest point of a cell counts.
+    """Points to the labels of their cells; the strongest point of a cell counts. Beyond the last whole cell none does.
 
     Args:
         positions: `(images, n, 2)` pixels (x, y).
@@ -267,6 +267,8 @@ def cell_labels(
     images = len(positions)
     rows, columns = height // CELL, width // CELL
     cell = ((positions + 0.5) / CELL).floor().long()
+    within = (cell < cell.new_tensor([columns, rows])).all(-1).flatten()
+    positive, found = positive & within, found & within
     cell = cell.clamp(min=0).minimum(cell.new_tensor([columns - 1, rows - 1]))
     image = torch.arange(images, device=positions.device)[:, None]
     flat_cell = ((image * rows + cell[..., 1]) * columns + cell[..., 0]).flatten()

@@ -90,13 +90,11 @@ class Recipe:
         default=1.0, metadata={"help": "what the pairs' changes of scale and viewpoint are multiplied by, up to 3"}
     )
     inverted: float = field(default=0.5, metadata={"help": "share of planes with inverted tones, as on negatives"})
-    unrelated: float = field(default=0.0, metadata={"help": "share of pairs without overlap"})
     learning_rate: float = field(default=2e-3, metadata={"help": "its peak, after the warm-up; cosine to a hundredth"})
     weight_decay: float = field(default=1e-4, metadata={"help": "of AdamW"})
     warmup_steps: int = field(default=60, metadata={"help": "in which the learning rate rises"})
     max_grad_norm: float = field(default=2.0, metadata={"help": "longer gradients are shortened to it"})
     bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default where it is fast"})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time (the matcher)"})
     seed: int = field(default=0, metadata={"help": "of the weights and of the pairs"})
     save_steps: int = field(default=500, metadata={"help": "steps from one checkpoint to the next"})
     minutes: float | None = field(
@@ -199,6 +197,7 @@ class MatcherRecipe(Recipe):
     max_grad_norm: float = field(default=1.0, metadata={"help": "longer gradients are shortened to it"})
     multi_plane: float = field(default=0.6, metadata={"help": "share of pairs of several planes with parallax"})
     unrelated: float = field(default=0.03, metadata={"help": "share of pairs without overlap"})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "less memory, more time"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

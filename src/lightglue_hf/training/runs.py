@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 
 from ..images import find_photos
 from ..utils.files import write_atomically
-from .recipes import Recipe, RecipeError, read_fields, to_json
+from .recipes import Recipe, RecipeError, to_json
 
 LOCK = ".lock"
 MEANINGLESS = ("output_dir", "minutes")  # a directory may be renamed, and a training pause
+PATHS = {"detector", "initial_model", "photos", "teacher"}  # that may be elsewhere on another machine
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One training at a time
@@ -76,7 +77,9 @@ def keep_recipe(recipe: Recipe, inputs: Mapping[str, str], write: bool = True) -
     wanted = asdict(recipe)
     if path.exists():
         kept, kept_inputs = read_kept(path, recipe)
-        changed = [f"other {name}" for name in wanted if kept.get(name) != wanted[name] and name not in MEANINGLESS]
+        moved = PATHS & inputs.keys() & kept_inputs.keys()  # what they hold says whether they are the same
+        same = {*MEANINGLESS, *moved}
+        changed = [f"other {name}" for name in wanted if kept.get(name) != wanted[name] and name not in same]
         changed += [
             f"another content of {name}" for name in inputs if kept_inputs.get(name, inputs[name]) != inputs[name]
         ]
@@ -92,11 +95,12 @@ def keep_recipe(recipe: Recipe, inputs: Mapping[str, str], write: bool = True) -
 def read_kept(path: Path, recipe: Recipe) -> tuple[dict[str, Any], dict[str, str]]:
     """The fields and digests of the run in a directory; fields of later versions have their defaults."""
     try:
-        inputs = json.loads(path.read_text()).get("inputs", {})
+        kept = json.loads(path.read_text())  # as JSON: YAML takes 3e-05 for text
+        inputs = kept.pop("inputs", {})
         if not isinstance(inputs, dict):
             raise ValueError("inputs are no digests")
-        return asdict(type(recipe)(recipe.output_dir)) | read_fields(path), inputs
-    except (ValueError, AttributeError) as error:
+        return asdict(type(recipe)(recipe.output_dir)) | kept, inputs
+    except (ValueError, TypeError, AttributeError) as error:
         raise RecipeError(
             f"{path} is broken ({error}), so it is not known what was trained here: choose another output_dir, or "
             "remove that file if the recipe is the same"
