@@ -12,7 +12,7 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -240,7 +240,7 @@ def _hdf5_depth(path: Path) -> np.ndarray:
         return file["depth"][()]
 
 
-_READERS = {".h5": _hdf5_depth, ".png": _millimetres, ".npy": np.load}
+_READERS: dict[str, Callable[[Path], np.ndarray]] = {".h5": _hdf5_depth, ".png": _millimetres, ".npy": np.load}
 
 
 def read_features(path: str | Path, name: str) -> dict[str, np.ndarray]:
