@@ -1,1 +1,1 @@
-"""How the bundled checkpoint is trained: its photos, and its run on a GPU."""
+"""The next round of the bundled checkpoint: its photos, and its run on a GPU."""

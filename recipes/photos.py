@@ -1,9 +1,10 @@
-"""The photos that the bundled checkpoint learned from: `python -m recipes.photos build/photos`.
+"""Photos for the next round of the bundled checkpoint: `python -m recipes.photos build/photos`.
 
 They come from packages of Debian, by an index of its own, and nothing is installed; it needs apt-get and dpkg-deb, and
 no root. Taken are photos, chosen by looking at them, that are in the public domain (CC0 included) or under a licence
 that asks for attribution alone (CC BY). Share-alike and the GPL are left out: it is not settled whether weights are an
-adaptation of what they learned from, and so nobody who uses them has to know. `photos.csv` lists the photos.
+adaptation of what they learned from; if they are, these licences ask for no more than the authors' names, which
+`photos.csv` lists.
 """
 
 import argparse
@@ -147,23 +148,36 @@ def copyright_text(directory: Path) -> str:
 
 
 def terms_of(name: str, text: str) -> Terms:
-    """What a copyright file in Debian's machine-readable format says of a file: the last paragraph that names it.
+    """What a copyright file in Debian's machine-readable format says of a file.
+
+    By that format the last paragraph that names it counts. People write less carefully: `mountain1*`, for all sizes of
+    one photo, also names `mountain10-ada.jpg`, although `*-ada*` says before whose that is. So a number is not cut, and
+    of the paragraphs with more than a folder's name the first that is not free counts.
 
     Raises:
-        ValueError: none does.
+        ValueError: no paragraph names it.
     """
-    found = None
+    general, particular = [], []
     for paragraph in re.split(r"\n\s*\n", text):
         fields = {
             field.lower(): value.strip()
             for field, value in re.findall(r"^([\w-]+):(.*(?:\n[ \t].*)*)", paragraph, re.M)
         }
-        if any(fnmatch.fnmatch(name, pattern) for pattern in fields.get("files", "").split()):
-            found = fields
-    if found is None:
+        patterns = [pattern for pattern in fields.get("files", "").split() if names(pattern, name)]
+        if patterns:
+            licence, _, note = fields["license"].partition("\n")
+            terms = Terms(*(" ".join(words.split()) for words in (fields["copyright"], licence, note)))
+            of_folders = all(pattern.rpartition("/")[2].strip("*") == "" for pattern in patterns)
+            (general if of_folders else particular).append(terms)
+    if not general and not particular:
         raise ValueError(f"{name} is in no paragraph of the copyright file")
-    licence, _, note = found["license"].partition("\n")
-    return Terms(*(" ".join(words.split()) for words in (found["copyright"], licence, note)))
+    return next((terms for terms in particular if not terms.free), (general + particular)[-1])
+
+
+def names(pattern: str, name: str) -> bool:
+    """Whether a pattern names a file; its stars do not go on with a number that stands before them."""
+    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(re.sub(r"(?<=\d)\.\*", r"(?!\\d).*", expression), name) is not None
 
 
 if __name__ == "__main__":

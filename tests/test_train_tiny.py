@@ -40,6 +40,11 @@ Files: images/land/*-harro*
 Copyright: 2018, Harro
 License: CC-BY-SA-4.0
 
+Files: images/land/mountain1*
+ images/land/mountain-9*
+Copyright: Various
+License: public-domain
+
 Files: images/land/dune1.jpg
 Copyright: Berta,
            Carl
@@ -56,11 +61,17 @@ License: CC-BY-4.0
         ("images/land/sea3.jpg", "Various", "public-domain", False),  # of a site whose terms say less
         ("images/land/beach0.jpg", "Various", "public-domain", True),
         ("images/land/beach7-harro.jpg", "2018, Harro", "CC-BY-SA-4.0", False),
+        ("images/land/mountain1.jpg", "Various", "public-domain", True),
+        ("images/land/mountain1@2x.jpg", "Various", "public-domain", True),
+        ("images/land/mountain12.jpg", "Various", "public-domain", False),  # another photo, of which nothing is said
+        ("images/land/mountain1-harro.jpg", "2018, Harro", "CC-BY-SA-4.0", False),
+        ("images/land/mountain12-harro.jpg", "2018, Harro", "CC-BY-SA-4.0", False),
+        ("images/land/mountain-9-harro.jpg", "2018, Harro", "CC-BY-SA-4.0", False),
         ("images/land/dune1.jpg", "Berta, Carl", "CC-BY-4.0", True),
         ("images/ship.png", "Ada", "GPL-3+", False),
     ],
 )
-def test_the_last_paragraph_that_names_a_file_says_its_terms(name, author, licence, free):
+def test_paragraphs_say_the_terms_of_a_file(name, author, licence, free):
     terms = photos.terms_of(name, COPYRIGHT)
     assert (terms.author, terms.licence, terms.free) == (author, licence, free)
 
