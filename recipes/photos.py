@@ -151,8 +151,8 @@ def terms_of(name: str, text: str) -> Terms:
     """What a copyright file in Debian's machine-readable format says of a file.
 
     By that format the last paragraph that names it counts. People write less carefully: `mountain1*`, for all sizes of
-    one photo, also names `mountain10-ada.jpg`, although `*-ada*` says before whose that is. So a number is not cut, and
-    of the paragraphs with more than a folder's name the first that is not free counts.
+    one photo, also names `mountain10-ada.jpg`, although `*-ada*` says before whose that is. So a number is not cut,
+    and of the paragraphs with more than a folder's name the first that is not free counts.
 
     Raises:
         ValueError: no paragraph names it.
