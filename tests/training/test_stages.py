@@ -143,7 +143,7 @@ def scenes(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     canvas = render_textures(1, 96, 160, 0)[0]
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 3  # of which depth maps and intrinsics know nothing
+    exif[ExifTags.Base.Orientation] = 6  # on its side, of which depth maps and intrinsics know nothing
     shift = 32  # pixels: the wall is 2 away and the focal length 100 pixels
     for name, left in (("a", 0), ("b", shift)):
         Image.fromarray(canvas[:, left : left + 128]).save(root / f"{name}.png", exif=exif)
