@@ -107,6 +107,12 @@ def packed(tmp_path, monkeypatch):
     return directory
 
 
+def test_a_stage_that_does_not_exist_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        tiny.main(["--plan", "quick", "--until", "stage3"])
+    assert "'stage3'" in capsys.readouterr().err
+
+
 def test_packing_anew_keeps_runs(packed, monkeypatch, capsys):
     def fetch(arguments):
         Path(arguments[0]).mkdir()

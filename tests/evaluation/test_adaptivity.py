@@ -1,5 +1,7 @@
 """What stopping and pruning cost and save, measured on a small random model."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from lightglue_hf import LightGlueImageProcessor
 from lightglue_hf.evaluation.adaptivity import Adaptivity, judge_confidences, measure_adaptivity, roc_auc, to_markdown
 from lightglue_hf.evaluation.datasets import Dataset, Homography, Pair
+from lightglue_hf.evaluation.methods import seconds
 
 from ..tiny import LAYERS, whole_model
 
@@ -81,3 +84,12 @@ def test_the_table_has_a_row_for_each_dataset():
     row = "| easy (pairs: 2) | 0.800, 0.750 | 2.50 | 97 of 100 (97.0%) | 0.50 of 50.0 ms |"
     assert to_markdown([result]).splitlines()[2] == row
     assert "nan" in to_markdown([Adaptivity("nothing")])
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda", 1), ("cpu", 0)])
+def test_the_clock_waits_for_a_gpu(monkeypatch, device, waits):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    model = SimpleNamespace(device=torch.device(device))
+    assert seconds(model) <= seconds(model)
+    assert waited == [model.device] * 2 * waits

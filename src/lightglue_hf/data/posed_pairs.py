@@ -24,7 +24,6 @@ from ..geometry import mutual_nearest, points_inside
 from ..utils.optional import import_optional
 
 CONSISTENT = 0.1  # relative difference of two depths of the same point
-DEPTH_FORMATS = (".h5", ".png", ".npy")
 
 
 class DepthPair(NamedTuple):
@@ -113,10 +112,10 @@ def read_depth_list(path: str | Path, root: str | Path, depths: str) -> list[Dep
 
     def depth_of(name: str) -> Path:
         stem = Path(root, depths, name)
-        for candidate in (stem.with_suffix(suffix) for suffix in DEPTH_FORMATS):
+        for candidate in (stem.with_suffix(suffix) for suffix in DEPTH_READERS):
             if candidate.is_file() and candidate.resolve() != Path(root, name).resolve():
                 return candidate
-        raise FileNotFoundError(f"{name} has no depth map: no {stem.with_suffix('')}{{{','.join(DEPTH_FORMATS)}}}")
+        raise FileNotFoundError(f"{name} has no depth map: no {stem.with_suffix('')}{{{','.join(DEPTH_READERS)}}}")
 
     return [
         DepthPair(
@@ -203,28 +202,6 @@ def _read_arrays(path: str | Path) -> dict[str, Any]:
     return arrays
 
 
-def read_depth(path: str | Path) -> np.ndarray:
-    """Read a depth map, `(height, width)` float32: HDF5 (its data set `depth`), 16-bit PNG in millimetres, or NumPy.
-
-    Raises:
-        ImportError: an HDF5 file, and h5py is not installed.
-        FileNotFoundError: there is no such file; it is named.
-        ValueError: it is broken, or of another kind or shape; it is named.
-    """
-    path = Path(path)
-    if path.suffix not in DEPTH_FORMATS:
-        raise ValueError(f"{path} is no depth map: its name must end in {', '.join(DEPTH_FORMATS)}")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no depth map {path}")
-    try:
-        depth = np.asarray(_READERS[path.suffix](path), dtype=np.float32)
-    except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
-        raise ValueError(f"{path} is no depth map that can be read: {' '.join(str(error).split())}") from error
-    if depth.ndim != 2:
-        raise ValueError(f"{path}: a depth map must be (height, width), but has the shape {depth.shape}")
-    return depth
-
-
 def _millimetres(path: Path) -> np.ndarray:
     """A PNG of 16 bits, in metres."""
     from PIL import Image
@@ -240,7 +217,29 @@ def _hdf5_depth(path: Path) -> np.ndarray:
         return file["depth"][()]
 
 
-_READERS: dict[str, Callable[[Path], np.ndarray]] = {".h5": _hdf5_depth, ".png": _millimetres, ".npy": np.load}
+DEPTH_READERS: dict[str, Callable[[Path], np.ndarray]] = {".h5": _hdf5_depth, ".png": _millimetres, ".npy": np.load}
+
+
+def read_depth(path: str | Path) -> np.ndarray:
+    """Read a depth map, `(height, width)` float32: HDF5 (its data set `depth`), 16-bit PNG in millimetres, or NumPy.
+
+    Raises:
+        ImportError: an HDF5 file, and h5py is not installed.
+        FileNotFoundError: there is no such file; it is named.
+        ValueError: it is broken, or of another kind or shape; it is named.
+    """
+    path = Path(path)
+    if path.suffix not in DEPTH_READERS:
+        raise ValueError(f"{path} is no depth map: its name must end in {', '.join(DEPTH_READERS)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no depth map {path}")
+    try:
+        depth = np.asarray(DEPTH_READERS[path.suffix](path), dtype=np.float32)
+    except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"{path} is no depth map that can be read: {' '.join(str(error).split())}") from error
+    if depth.ndim != 2:
+        raise ValueError(f"{path}: a depth map must be (height, width), but has the shape {depth.shape}")
+    return depth
 
 
 def read_features(path: str | Path, name: str) -> dict[str, np.ndarray]:

@@ -47,9 +47,11 @@ class StopAt(TrainerCallback):
         self.end = end
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        over = torch.tensor(float(time.monotonic() > self.end), device=args.device)
-        if args.world_size > 1:
-            torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)
+        over = time.monotonic() > self.end
+        if args.world_size > 1:  # one that went on alone would wait for the others' gradients
+            of_any = torch.tensor(float(over), device=args.device)
+            torch.distributed.all_reduce(of_any, torch.distributed.ReduceOp.MAX)
+            over = bool(of_any)
         if over and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
