@@ -152,7 +152,7 @@ def terms_of(name: str, text: str) -> Terms:
 
     By that format the last paragraph that names it counts. People write less carefully: `mountain1*`, for all sizes of
     one photo, also names `mountain10-ada.jpg`, although `*-ada*` says before whose that is. So a number is not cut,
-    and of the paragraphs with more than a folder's name the first that is not free counts.
+    and of the paragraphs with more than a folder's name the strictest counts: not free, or CC BY.
 
     Raises:
         ValueError: no paragraph names it.
@@ -171,7 +171,8 @@ def terms_of(name: str, text: str) -> Terms:
             (general if of_folders else particular).append(terms)
     if not general and not particular:
         raise ValueError(f"{name} is in no paragraph of the copyright file")
-    return next((terms for terms in particular if not terms.free), (general + particular)[-1])
+    counted = reversed(particular or general[-1:])
+    return min(counted, key=lambda terms: (terms.free, not terms.licence.startswith("CC-BY")))
 
 
 def names(pattern: str, name: str) -> bool:

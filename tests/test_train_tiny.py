@@ -45,6 +45,14 @@ Files: images/land/mountain1*
 Copyright: Various
 License: public-domain
 
+Files: images/land/tree*-berta*
+Copyright: Berta
+License: CC-BY-4.0
+
+Files: images/land/tree3*
+Copyright: Various
+License: public-domain
+
 Files: images/land/dune1.jpg
 Copyright: Berta,
            Carl
@@ -67,6 +75,8 @@ License: CC-BY-4.0
         ("images/land/mountain1-harro.jpg", "2018, Harro", "CC-BY-SA-4.0", False),
         ("images/land/mountain12-harro.jpg", "2018, Harro", "CC-BY-SA-4.0", False),
         ("images/land/mountain-9-harro.jpg", "2018, Harro", "CC-BY-SA-4.0", False),
+        ("images/land/tree3-berta.jpg", "Berta", "CC-BY-4.0", True),
+        ("images/land/tree3.jpg", "Various", "public-domain", True),
         ("images/land/dune1.jpg", "Berta, Carl", "CC-BY-4.0", True),
         ("images/ship.png", "Ada", "GPL-3+", False),
     ],

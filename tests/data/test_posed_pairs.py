@@ -281,12 +281,15 @@ def test_depth_in_hdf5_and_what_is_no_depth(tmp_path):
         read_depth(tmp_path / "d.h5")
 
 
-@pytest.mark.parametrize("name", ["empty.h5", "broken.h5", "cut.npy", "text.png", "bytes.png", "colours.png"])
+@pytest.mark.parametrize(
+    "name", ["empty.h5", "broken.h5", "cut.npy", "zip.npy", "text.png", "bytes.png", "colours.png"]
+)
 def test_a_depth_map_that_cannot_be_read_is_named(tmp_path, name):
     path = tmp_path / name
     h5py.File(tmp_path / "empty.h5", "w").close()
     np.save(tmp_path / "cut.npy", np.ones((9, 9)))
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-8])
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
     Image.new("L", (3, 2), 200).save(tmp_path / "bytes.png")
     Image.new("RGB", (3, 2)).save(tmp_path / "colours.png")
     for other in ("broken.h5", "text.png"):

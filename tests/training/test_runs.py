@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lightglue_hf import SIFTConfig, SIFTForKeypointDetection
 from lightglue_hf.data.textures import render_textures
 from lightglue_hf.detectors.superpoint import SuperPointForKeypointDetection
 from lightglue_hf.training import DetectorRecipe, MatcherRecipe, OutOfTime, RecipeError, train_detector, train_matcher
-from lightglue_hf.training.runs import keep_recipe, last_whole_checkpoint, locked
+from lightglue_hf.training.runs import digest_of_model, keep_recipe, last_whole_checkpoint, locked
 from lightglue_hf.utils.digests import digest_of_weights
 
 from .small import MATCHER, NARROW, SMALL
@@ -198,6 +199,24 @@ def test_other_photos_under_the_same_path_are_refused(tmp_path):
     (tmp_path / "photos" / "1.png").rename(tmp_path / "photos" / "2.png")
     with pytest.raises(RecipeError, match="another content of photos"):
         train_detector(recipe)
+
+
+def test_detectors_without_weights_differ_by_their_settings(tmp_path):
+    detectors = [SIFTForKeypointDetection(SIFTConfig(**settings)) for settings in ({}, {"edge_threshold": 20.0}, {})]
+    detectors[2].config._name_or_path = "elsewhere"
+    digests = [digest_of_model(detector) for detector in detectors]
+    assert digests[0] == digests[2]
+    recipe = MatcherRecipe(tmp_path, detector="a")
+    keep_recipe(recipe, {"detector": digests[0]})
+    with pytest.raises(RecipeError, match="another content of detector"):
+        keep_recipe(replace(recipe, detector="b"), {"detector": digests[1]})
+
+
+def test_a_folder_without_photos_leaves_no_recipe(tmp_path):
+    recipe = DetectorRecipe(tmp_path / "run", photos=tmp_path / "photos", **OPTIONS)
+    with pytest.raises(ValueError, match="no photos in"):
+        train_detector(recipe)
+    assert not (tmp_path / "run" / "recipe.json").exists()
 
 
 def test_digests_tell_names_types_shapes_and_values_apart():

@@ -6,14 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from ..utils.digests import digest_of_weights
+from ..utils.digests import digest_of_weights, settings_of
 from .storage import Settings
 
 FORMAT = 1
 """Of the files: another number, and files of before are refused."""
 
-# What configurations say that changes no number.
-UNIMPORTANT = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
+# What configurations say that changes no number once a model is trained.
 TRAINING = ("attention_dropout", "initializer_range", "trust_remote_code", "shared_query_key")
 
 
@@ -29,7 +28,7 @@ def feature_settings(model: Any, processor: Any, name: str = "") -> Settings:
     return {
         "format": FORMAT,
         "engine": engine(model),
-        "detector": {"type": config.model_type, **_important(config)},
+        "detector": {"type": config.model_type, **settings_of(config, TRAINING)},
         "weights": weights_digest(model, "detector"),
         "size": dict(processor.size) if processor.do_resize else "as stored",
         "resample": int(processor.resample),
@@ -48,7 +47,7 @@ def match_settings(model: Any, features: Settings | None, name: str = "") -> Set
         "engine": engine(model),
         "matcher": {
             field: value
-            for field, value in _important(config).items()
+            for field, value in settings_of(config, TRAINING).items()
             if field not in ("keypoint_detector_config", "use_keypoint_detector")
         },
         "weights": weights_digest(model, "matcher"),
@@ -62,16 +61,6 @@ def engine(model: Any) -> str:
     if hasattr(model, "engine"):
         return str(model.backend)
     return f"torch {str(model.dtype).removeprefix('torch.')}"
-
-
-def _important(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that differ from what their class says, as JSON has them."""
-    values = config.to_diff_dict()
-    return {
-        field: value
-        for field, value in sorted(values.items())
-        if field not in UNIMPORTANT + TRAINING and isinstance(value, (bool, int, float, str, list, type(None)))
-    }
 
 
 def weights_digest(model: Any, part: str) -> str:

@@ -235,7 +235,9 @@ def read_depth(path: str | Path) -> np.ndarray:
         raise FileNotFoundError(f"there is no depth map {path}")
     try:
         depth = np.asarray(DEPTH_READERS[path.suffix](path), dtype=np.float32)
-    except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # of a broken file each reader raises what it likes
         raise ValueError(f"{path} is no depth map that can be read: {' '.join(str(error).split())}") from error
     if depth.ndim != 2:
         raise ValueError(f"{path}: a depth map must be (height, width), but has the shape {depth.shape}")

@@ -13,8 +13,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..images import find_photos
+from ..utils.digests import digest_of_weights, settings_of
 from ..utils.files import write_atomically
+from .canvases import photos_in
 from .recipes import Recipe, RecipeError, to_json
 
 LOCK = ".lock"
@@ -100,7 +101,7 @@ def read_kept(path: Path, recipe: Recipe) -> tuple[dict[str, Any], dict[str, str
         if not isinstance(inputs, dict):
             raise ValueError("inputs are no digests")
         return asdict(type(recipe)(recipe.output_dir)) | kept, inputs
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecipeError(
             f"{path} is broken ({error}), so it is not known what was trained here: choose another output_dir, or "
             "remove that file if the recipe is the same"
@@ -118,8 +119,19 @@ def digest_of_files(paths: Iterator[Path] | list[Path]) -> str:
     return digest.hexdigest()
 
 
+def digest_of_model(model: Any) -> str:
+    """SHA-256 of the weights and the settings of a model; a detector such as SIFT has no weights."""
+    settings = {"model_type": model.config.model_type, **settings_of(model.config)}
+    return hashlib.sha256(f"{digest_of_weights(model.state_dict())} {json.dumps(settings)}".encode()).hexdigest()
+
+
 def digest_of_photos(directory: str) -> str:
-    return digest_of_files(find_photos(directory))
+    """SHA-256 of the photos below a directory.
+
+    Raises:
+        ValueError: there are none.
+    """
+    return digest_of_files(photos_in(Path(directory)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

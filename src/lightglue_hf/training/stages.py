@@ -17,7 +17,6 @@ from ..data.posed_pairs import DepthPair, read_features
 from ..detectors.configuration_superpoint import SuperPointConfig
 from ..detectors.superpoint import SuperPointForKeypointDetection
 from ..modeling_lightglue import LightGlueForKeypointMatching
-from ..utils.digests import digest_of_weights
 from .batch_norm import fold_batch_norm, insert_batch_norm
 from .card import write_card
 from .collators import (
@@ -31,7 +30,7 @@ from .collators import (
 from .fitting import fit, training_arguments
 from .labels import canvas_features
 from .recipes import DetectorRecipe, MatcherRecipe, Recipe, RecipeError
-from .runs import digest_of_files, digest_of_photos, keep_recipe, locked
+from .runs import digest_of_files, digest_of_model, digest_of_photos, keep_recipe, locked
 
 
 def train_detector(recipe: DetectorRecipe) -> SuperPointForKeypointDetection:
@@ -143,7 +142,7 @@ def train_matcher(recipe: MatcherRecipe) -> LightGlueForKeypointMatching:
 @contextmanager
 def running(recipe: Recipe, arguments: Any, inputs: Mapping[str, nn.Module]) -> Iterator[None]:
     """Within the directory of a run: nobody else trains there, and its recipe and what it names are the same."""
-    digests = {name: digest_of_weights(model.state_dict()) for name, model in inputs.items()}
+    digests = {name: digest_of_model(model) for name, model in inputs.items()}
     if recipe.photos is not None:
         digests["photos"] = digest_of_photos(recipe.photos)
     if scenes := getattr(recipe, "scenes", []):
