@@ -169,9 +169,11 @@ def to_pixels(
     return pixels, white
 
 
-def to_rgb(image: Image.Image | np.ndarray | torch.Tensor, name: str = "the image") -> np.ndarray:
+def to_rgb(
+    image: Image.Image | np.ndarray | torch.Tensor, name: str = "the image", input_data_format: str | None = None
+) -> np.ndarray:
     """A decoded image as `(h, w, 3)` uint8; see [`to_pixels`]."""
-    pixels, white = to_pixels(image, name)
+    pixels, white = to_pixels(image, name, input_data_format)
     rgb = pixels if white == 255 else np.round(pixels * (255 / white)).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(rgb, (3, *rgb.shape[1:])).transpose(1, 2, 0))
 

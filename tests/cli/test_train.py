@@ -60,3 +60,12 @@ def test_what_is_read_is_what_is_trained(monkeypatch, tmp_path, capsys):
     assert cli.main(["train", "matcher", "--output_dir", str(tmp_path), "--detector", "tiny", "--pairs", "16"]) == 0
     assert trained == [MatcherRecipe(output_dir=str(tmp_path), detector="tiny", pairs=16)]
     assert capsys.readouterr().out == f"wrote {tmp_path}\n"
+
+
+def test_who_interrupts_a_training_learns_that_it_goes_on(monkeypatch, tmp_path, capsys):
+    def interrupted(recipe):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightglue_hf.training.train_detector", interrupted)
+    assert cli.main(["train", "detector", "--output_dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().out == f"{tmp_path}: interrupted; started again it goes on from its last checkpoint\n"

@@ -191,6 +191,13 @@ def test_frames_with_nothing_in_them(features, walls):
     assert len(set(followed[6][0].tolist()) & set(followed[3][0].tolist())) > 20
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_the_first_axis_of_a_frame_is_its_rows(features, rows):
+    frame = np.full((rows, WIDTH, 3), 127, np.uint8)  # which could be channels of a picture of three columns
+    for tracks in follow(FlowTracker(features, every=1), [frame, frame]):
+        assert not len(tracks[0])
+
+
 def test_what_is_remembered_has_an_end(features, walls):
     tracker = FlowTracker(features, window=10, every=5)
     for t in range(40):

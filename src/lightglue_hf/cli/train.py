@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> None:
         train(recipe)
     except training.OutOfTime as error:
         remark(args, str(error))
+    except KeyboardInterrupt:
+        remark(args, f"{recipe.output_dir}: interrupted; started again it goes on from its last checkpoint")
+        raise
     else:
         remark(args, f"wrote {recipe.output_dir}")
 

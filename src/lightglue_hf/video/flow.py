@@ -138,7 +138,7 @@ class FlowTracker:
         Raises:
             ValueError: an image of another size.
         """
-        picture = normalised(to_rgb(image))
+        picture = normalised(to_rgb(image, "the frame", "channels_last"))
         if self.picture is not None and picture.shape != self.picture.shape:
             raise ValueError(f"frames must be of one size, got {picture.shape} after {self.picture.shape}")
         self.register.frame += 1
