@@ -286,8 +286,7 @@ def match_photos_at(
         times["loading"] = time.perf_counter() - start
         apply(settings, name, model)
         edge = None if settings.longest_edge is None else int(settings.longest_edge)
-        threshold, turns, tiles = float(settings.threshold), int(settings.turns), bool(settings.tiles)
-        matches = match_photos(processor, model, images, edge, threshold, turns, tiles)
+        matches = match_photos(processor, model, images, edge, int(settings.turns), bool(settings.tiles))
     times |= matches.times
     start = time.perf_counter()
     geometry = find_geometry(matches, images)

@@ -70,7 +70,6 @@ def match_photos(
     model: Any,
     images: Sequence[Image.Image],
     longest_edge: int | None = None,
-    threshold: float | None = None,
     turns: int = 1,
     tiles: bool = False,
 ) -> Matches:
@@ -81,7 +80,6 @@ def match_photos(
         model: `LightGlueForKeypointMatching`, or a runtime of exported graphs.
         images: two.
         longest_edge: pixels that the longer side of each is resized to; as the processor is configured, by default.
-        threshold: of matches to keep; graphs have a lower one of their own.
         turns, tiles: as in `match_turned`.
     """
     pair = (images[0], images[1])
@@ -96,10 +94,6 @@ def match_photos(
             times["keypoints"] = seconds(model) - start
             outputs = model.match_features(features)
     prediction = to_prediction(outputs, pair)
-    keep = prediction.matching_scores > (threshold or 0.0)
-    prediction = prediction._replace(
-        matches=prediction.matches[keep], matching_scores=prediction.matching_scores[keep]
-    )
     times["matching"] = seconds(model) - start - sum(times.values())
     stop, prune = getattr(outputs, "stop", None), getattr(outputs, "prune", None)
     if prune is not None:

@@ -47,8 +47,8 @@ def test_from_a_folder_to_a_database(folder, checkpoint, capsys):
     assert (status, json.loads(out)) == (0, {"pairs": 1, "made": 1, "left_out": {}})
     files = (folder / "f.h5", folder / "m.h5", "-o", folder / "d.db")
     for _ in range(2):
-        status, out, _ = run(capsys, "colmap", folder / "photos", *files, "--json")
-        assert status == 0
+        status, out, err = run(capsys, "colmap", folder / "photos", *files, "--json")
+        assert status == 0, err
         assert json.loads(out)["photos"] == 2
     assert not list(folder.glob("*.parts"))
 

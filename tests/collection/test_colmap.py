@@ -44,7 +44,7 @@ def test_colmap_reads_keypoints_half_a_pixel_on_and_verified_matches(files):
     done = write(folder)
     assert (done.photos, done.pairs, done.matches, done.verified) == (3, 3, 300, 2)
     assert done.inliers > 290
-    assert done.left_out == {}
+    assert done.left_out == {"gone.jpg": f"it is not in {folder / 'photos'}"}
     with pycolmap.Database.open(folder / "d.db") as db:
         ids = {image.name: image.image_id for image in db.read_all_images()}
         assert sorted(ids) == NAMES
@@ -114,8 +114,9 @@ def test_one_camera(files):
     with pycolmap.Database.open(folder / "d.db") as db:
         (camera,) = db.read_all_cameras()
         assert camera.model.name == "PINHOLE"
-    with pytest.raises(InputError, match="no camera model ROUND"):
-        write(folder, camera_model="ROUND")
+    for name in ("ROUND", "INVALID"):
+        with pytest.raises(InputError, match=f"no camera model {name}; it has .*PINHOLE"):
+            write(folder, camera_model=name)
 
 
 def test_other_keypoints_are_refused_and_nothing_is_changed(files):
@@ -124,7 +125,7 @@ def test_other_keypoints_are_refused_and_nothing_is_changed(files):
     before = (folder / "d.db").read_bytes()
     (folder / "f.h5").unlink()
     with growing(folder / "f.h5", FEATURES, {}) as store:
-        store.add({"a.jpg": {"keypoints": np.ones((300, 2), np.float32)}})
+        store.add({name: {"keypoints": np.ones((300, 2), np.float32)} for name in NAMES})
     with pytest.raises(InputError, match=r"d.db has other keypoints of a.jpg"):
         write(folder)
     assert (folder / "d.db").read_bytes() == before
@@ -147,7 +148,7 @@ def test_a_photo_that_colmap_cannot_read_is_left_out(files):
     folder, _ = files
     (folder / "photos" / "a.jpg").write_bytes(b"broken since")
     done = write(folder)
-    assert list(done.left_out) == ["a.jpg"]
+    assert list(done.left_out) == ["gone.jpg", "a.jpg"]
     assert (done.photos, done.matches) == (2, 0)
 
 
@@ -181,9 +182,79 @@ def test_photos_that_are_gone_and_other_cameras_are_refused(files):
     folder, _ = files
     write(folder)
     before = (folder / "d.db").read_bytes()
-    with pytest.raises(InputError, match="cameras of SIMPLE_RADIAL, not PINHOLE"):
+    with pytest.raises(InputError, match="camera_model SIMPLE_RADIAL there, PINHOLE now"):
         write(folder, camera_model="PINHOLE")
     (folder / "photos" / "a.jpg").unlink()
     with pytest.raises(InputError, match=r"not in the folder, a\.jpg for one"):
         write(folder)
     assert (folder / "d.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("other", [{"single_camera": True}, {"max_error": 0.01}, {"camera_model": "PINHOLE"}])
+def test_other_settings_are_refused_either_way(files, other):
+    folder, _ = files
+    for first, then in (({}, other), (other, {})):
+        write(folder, **first)
+        before = (folder / "d.db").read_bytes()
+        with pytest.raises(InputError, match=rf"made otherwise: {next(iter(other))} .* there, .* now"):
+            write(folder, **then)
+        assert (folder / "d.db").read_bytes() == before
+        (folder / "d.db").unlink()
+
+
+def test_a_database_of_colmap_itself(files):
+    folder, _ = files
+    pycolmap.Database.open(folder / "d.db").close()
+    pycolmap.import_images(folder / "d.db", folder / "photos", options={"camera_model": "PINHOLE"})
+    with pytest.raises(InputError, match="cameras of PINHOLE, not SIMPLE_RADIAL"):
+        write(folder)
+    assert write(folder, camera_model="PINHOLE").verified == 2
+
+
+def test_other_matches_are_refused(files):
+    folder, _ = files
+    write(folder)
+    before = (folder / "d.db").read_bytes()
+    with growing(folder / "other.h5", MATCHES, {}) as store:
+        store.add({"sub-c.jpg/a.jpg": {"matches0": np.arange(200, dtype=np.int32)}})
+    with pytest.raises(InputError, match=r"d.db has other matches of sub/c.jpg a.jpg"):
+        write_database(folder / "photos", folder / "f.h5", folder / "other.h5", folder / "d.db")
+    assert (folder / "d.db").read_bytes() == before
+
+
+def test_pairs_of_photos_without_features_are_listed(files):
+    folder, _ = files
+    with growing(folder / "m.h5", MATCHES, {}) as store:
+        store.add({"a.jpg/nobody.jpg": {"matches0": np.full(200, -1, np.int32)}})
+    assert write(folder).left_out["a.jpg nobody.jpg"] == "no features of nobody.jpg"
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("a.jpg_b.jpg", "a.jpg_b.jpg is no group of a pair"),
+        ("x.jpg/y.jpg", "has no matches of two of these photos"),
+        (None, "has no matches of two of these photos"),
+    ],
+)
+def test_files_that_are_no_matches_of_these_photos(files, group, message):
+    folder, _ = files
+    if group is None:
+        matches = folder / "f.h5"
+    else:
+        matches = folder / "older.h5"
+        with growing(matches, MATCHES, {}) as store:
+            store.add({group: {"matches0": np.full(200, -1, np.int32)}})
+    with pytest.raises(InputError, match=message):
+        write_database(folder / "photos", folder / "f.h5", matches, folder / "new.db")
+    assert not (folder / "new.db").exists()
+
+
+def test_one_camera_takes_photos_of_one_size(files):
+    folder, points = files
+    save_picture(folder / "photos" / "portrait.jpg", SIZE[::-1], 0)
+    with growing(folder / "f.h5", FEATURES, {}) as store:
+        store.add({"portrait.jpg": {"keypoints": points, "image_size": np.array(SIZE[::-1])}})
+    with pytest.raises(InputError, match=r"a.jpg has 320 x 240 pixels, portrait.jpg has 240 x 320 pixels"):
+        write(folder, single_camera=True)
+    assert write(folder).photos == 4

@@ -104,6 +104,16 @@ def test_too_few_photos(tmp_path, model, processor):
         reconstruct(folder, folder / "out", model, processor)
     with pytest.raises(InputError, match="directory of"):
         reconstruct(folder, tmp_path / "no" / "out", model, processor)
+    with pytest.raises(InputError, match="no camera model ROUND"):
+        reconstruct(folder, tmp_path / "out", model, processor, camera_model="ROUND")
+
+
+def test_a_model_of_another_reconstruction_is_not_replaced(tmp_path, photos, model, processor):
+    (tmp_path / "out" / "sparse").mkdir(parents=True)
+    (tmp_path / "out" / "sparse" / "cameras.bin").write_bytes(b"of somebody")
+    with pytest.raises(InputError, match=r"sparse/cameras.bin is of another reconstruction"):
+        reconstruct(photos, tmp_path / "out", model, processor)
+    assert (tmp_path / "out" / "sparse" / "cameras.bin").read_bytes() == b"of somebody"
 
 
 def test_ways_of_choosing_pairs(tmp_path):

@@ -4,6 +4,7 @@ import copy
 import functools
 import hashlib
 import http.server
+import inspect
 import io
 import json
 import re
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel
 
 from lightglue_hf import (
+    LightGlueConfig,
     LightGlueForKeypointMatching,
     LightGlueImageProcessor,
     SuperPointForKeypointDetection,
@@ -138,6 +140,35 @@ def test_and_back_to_the_same_bytes_under_the_same_names(reference, suffix, tmp_
     convert("--to", "cvg", directory, out)
     back = load_pickle(str(out)) if suffix == ".pth" else load_file(out)
     assert_same_tensors(back, load_pickle(str(source)))
+
+
+def test_every_setting_of_a_directory_is_kept(tmp_path):
+    of_tensors = {
+        "descriptor_dim",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "attention_bias",
+    }
+    of_tensors |= {"add_scale_ori", "shared_query_key", "input_dim", "use_keypoint_detector"}
+    of_others = {"self", "keypoint_detector_config", "trust_remote_code", "kwargs"}
+    settings = {
+        "depth_confidence": 0.4,
+        "width_confidence": 0.6,
+        "rejection_threshold": 0.05,
+        "filter_threshold": 0.3,
+        "pruning_min_keypoints": 7,
+        "initializer_range": 0.5,
+        "hidden_act": "relu",
+        "attention_dropout": 0.1,
+    }
+    assert settings.keys() == inspect.signature(LightGlueConfig.__init__).parameters.keys() - of_tensors - of_others
+    model = whole_model(**settings)
+    model.save_pretrained(tmp_path / "model")
+    LightGlueImageProcessor().save_pretrained(tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "out")
+    config = LightGlueConfig.from_pretrained(tmp_path / "out")
+    assert {name: getattr(config, name) for name in settings} == settings
 
 
 def test_the_directory_is_whole(reference):

@@ -569,6 +569,15 @@ def test_another_model_is_not_overwritten(checkpoint, tmp_path):
         export(checkpoint, tmp_path, "onnx")
 
 
+@pytest.mark.parametrize(("name", "message"), [("README.md", "by no export"), ("config.json", "holds a model")])
+def test_what_no_export_wrote_is_not_overwritten(checkpoint, tmp_path, name, message):
+    needs("onnx")
+    (tmp_path / name).write_text("of my project")
+    with pytest.raises(ValueError, match=message):
+        export(checkpoint, tmp_path, "onnx", ExportOptions(parts=("matcher",), validate=False))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "of my project")]
+
+
 def test_old_parts_go_and_other_files_stay(checkpoint, tmp_path):
     needs("onnx")
     for name in ("openvino_model.xml", "openvino_model.bin", "detector.onnx", "config.json", "notes.txt"):

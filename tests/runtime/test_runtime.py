@@ -92,6 +92,44 @@ def test_features_once_and_matches_often(backend, parts, checkpoint):
     assert nothing.matches.shape == (2, 2, 0)
 
 
+@torch.no_grad()
+def test_a_higher_score_is_asked_of_whatever_matches(backend, adaptive, parts):
+    for directory in (adaptive, parts):
+        graphs = load(backend, directory)
+        wanted = graphs(pixel_values=different_pairs())
+        graphs.minimum_score = float(wanted.matching_scores[wanted.matches >= 0].median())
+        found = graphs(pixel_values=different_pairs())
+        keep = wanted.matching_scores > graphs.minimum_score
+        assert 0 < keep.sum() < (wanted.matches >= 0).sum()
+        assert torch.equal(found.matches, torch.where(keep, wanted.matches, -1))
+        assert torch.equal(found.matching_scores, torch.where(keep, wanted.matching_scores, 0))
+        assert torch.equal(found.prune, wanted.prune)
+
+
+def test_matches_of_a_collection_score_above_the_threshold(parts, tmp_path):
+    pytest.importorskip("h5py")
+    from lightglue_hf.collection.storage import read_matches, read_settings
+
+    canvas = render_textures(1, 80, 100, seed=3)[0]
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(canvas[:64, :90]).save(tmp_path / "photos" / "a.png")
+    Image.fromarray(canvas[6:76, 4:84]).save(tmp_path / "photos" / "b.png")
+    (tmp_path / "p.txt").write_text("a.png b.png\n")
+    features, common = str(tmp_path / "f.h5"), ["--model", str(parts)]
+    assert main(["features", str(tmp_path / "photos"), "-o", features, *common]) == 0
+    match = ["match-pairs", features, str(tmp_path / "p.txt"), *common, "-o"]
+    assert main([*match, str(tmp_path / "all.h5")]) == 0
+    _, scores = read_matches(tmp_path / "all.h5", "a.png", "b.png")
+    middle = np.sort(scores)[len(scores) // 4 : -len(scores) // 4]
+    widest = np.diff(middle).argmax()  # far from any score, which the file rounds
+    threshold = float(middle[widest : widest + 2].mean())
+    assert main([*match, str(tmp_path / "some.h5"), "--threshold", str(threshold)]) == 0
+    _, some = read_matches(tmp_path / "some.h5", "a.png", "b.png")
+    assert 0 < len(some) < len(scores)
+    np.testing.assert_array_equal(some, scores[scores > threshold])
+    assert read_settings(tmp_path / "some.h5")["matcher"]["filter_threshold"] == threshold
+
+
 def test_processor_and_pipeline_as_they_are(backend, adaptive, checkpoint):
     canvas = render_textures(1, 80, 100, seed=3)[0]
     photos = [Image.fromarray(canvas[:64, :90]), Image.fromarray(canvas[6:76, 4:84])]

@@ -44,6 +44,26 @@ def test_tracks_are_those_of_pytorch(pictures, tmp_path, capsys):
     assert graphs.settings["engine"] == "openvino"
 
 
+@pytest.mark.parametrize("sides", [(), ("--height", 120, "--width", 160)])
+def test_graphs_that_were_made_before(pictures, tmp_path, capsys, sides):
+    out = tmp_path / "graphs"
+    export = ("export", "openvino", "tiny", out, "--part", "detector", "matcher", "--no-validate")
+    assert cli.main([str(argument) for argument in (*export, "--num-keypoints", 64, *sides)]) == 0
+    capsys.readouterr()
+    track = ["track", str(pictures), "--save", str(tmp_path / "t.h5"), "--max-keypoints", "64", "--model", str(out)]
+    status = cli.main([*track, "--longest-edge", "160"])
+    if sides:
+        assert status == 2
+        assert "was exported for 120 x 160 pixels: export it again" in capsys.readouterr().err
+        assert cli.main(track) == 0
+    else:
+        assert status == 0
+        from lightglue_hf.video import read_tracks
+
+        size = read_tracks(tmp_path / "t.h5").settings["features"]["size"]
+        assert size == {"height": 120, "width": 160}
+
+
 def test_a_template_of_another_shape(pictures, tmp_path, capsys):
     with Image.open(pictures / "0.png") as first:
         first.crop((30, 5, 110, 115)).save(tmp_path / "template.png")

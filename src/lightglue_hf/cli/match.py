@@ -152,7 +152,7 @@ def match_pair(images: list[Image], args: argparse.Namespace, turns: int = 1, ti
     from ..matching import match_photos
 
     processor, model = load_matcher(args.model, args)
-    return match_photos(processor, model, images, args.longest_edge, args.threshold, turns, tiles)
+    return match_photos(processor, model, images, args.longest_edge, turns, tiles)
 
 
 def find_geometry(images: list[Image], result: Matches, args: argparse.Namespace) -> Geometry | None:

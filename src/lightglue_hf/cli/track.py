@@ -34,6 +34,8 @@ EPILOG = (
 RECENT = 20
 """Frames whose time says how many there are a second."""
 
+LONGEST_EDGE = 640
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="VIDEO|CAMERA|FOLDER", help="what to track in")
@@ -42,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="show the frames in a window as they are done")
     help_template = "find this plane (a page, a poster, the front of a box) in every frame, instead of points"
     parser.add_argument("--template", metavar="PHOTO", help=help_template)
-    add_model_options(parser, max_keypoints=512, longest_edge=640, threshold=False)
+    add_model_options(parser, max_keypoints=512, longest_edge=LONGEST_EDGE, threshold=False)
     help_engine = "compute by PyTorch (default) or by OpenVINO"
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch", help=help_engine)
     help_every = "look for new and lost points in every N-th frame (default: 5); between, points go by optical flow"
@@ -53,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-frames", type=count, metavar="N", help="stop after N frames")
     parser.add_argument("--rate", type=rate, default=25.0, metavar="R", help="of a folder, a second (default: 25)")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON, instead of words")
-    parser.set_defaults(run=run, threshold=None)
+    parser.set_defaults(run=run, threshold=None, longest_edge=None)
 
 
 def video_file(text: str) -> Path:
@@ -84,14 +86,18 @@ def load_for_frames(args: argparse.Namespace, size: tuple[int, int]) -> tuple[An
     """The processor and the model that the options ask for; on OpenVINO, graphs of the very size of the frames."""
     from ..geometry import resized_shape
 
-    height, width = resized_shape(*size, {"longest_edge": args.longest_edge})
+    height, width = resized_shape(*size, {"longest_edge": args.longest_edge or LONGEST_EDGE})
     if args.engine == "openvino":
         processor, model = load_openvino(args, adaptive=True, batch_size=1, height=height, width=width)
     else:
         processor, model = load_matcher(args.model, args)
     given = hasattr(model, "engine") and getattr(model, "_export_directory", None) is None
-    if not given:  # graphs that were made before have a processor of theirs
-        processor.do_resize, processor.size = True, {"height": height, "width": width}
+    if given and "height" in processor.size:  # made before, for images of one size
+        if args.longest_edge:
+            made = "{height} x {width}".format(**processor.size)
+            raise InputError(f"{args.model} was exported for {made} pixels: export it again")
+        return processor, model
+    processor.do_resize, processor.size = True, {"height": height, "width": width}
     return processor, model
 
 

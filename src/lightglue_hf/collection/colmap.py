@@ -6,11 +6,13 @@ COLMAP puts the centre of the first pixel at (0.5, 0.5): half a pixel is added h
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,16 @@ from ..utils.errors import InputError
 from ..utils.files import working_directory
 from ..utils.optional import import_optional
 from .photos import photo_names
-from .storage import FEATURES, MATCHES, group_names, matches_of, open_hdf5
+from .storage import (
+    FEATURES,
+    MATCHES,
+    SETTINGS,
+    Settings,
+    group_names,
+    matches_of,
+    open_hdf5,
+    refuse_other_settings,
+)
 from .work import NoProgress
 
 MIN_INLIERS = 15
@@ -37,7 +48,8 @@ class DatabaseSummary(NamedTuple):
         verified: of those, with a geometry that enough of them agree with.
         matches: of all pairs.
         inliers: of all pairs, those that agree.
-        left_out: photos that COLMAP cannot read, and why.
+        left_out: photos that are not in the folder or that COLMAP cannot read, pairs of photos without features, and
+            why.
     """
 
     photos: int
@@ -59,6 +71,13 @@ def import_pycolmap() -> Any:
     return pycolmap
 
 
+def check_camera_model(name: str) -> None:
+    """Raise an InputError if COLMAP has no such camera model."""
+    models = [model for model in import_pycolmap().CameraModelId.__members__ if model != "INVALID"]
+    if name not in models:
+        raise InputError(f"COLMAP has no camera model {name}; it has {', '.join(sorted(models))}")
+
+
 def write_database(
     photos: str | os.PathLike[str],
     features: str | os.PathLike[str],
@@ -72,6 +91,8 @@ def write_database(
 ) -> DatabaseSummary:
     """Write a COLMAP database of photos, features and matches; what is in it already stays and is not added again.
 
+    It has a table of its own, `lightglue_hf`, with the settings that it was made with; COLMAP looks at its own alone.
+
     Args:
         photos: the folder.
         features: features.h5. Photos that are not in the folder are left out, and so are their pairs.
@@ -84,22 +105,31 @@ def write_database(
         progress: tqdm's class, or one like it.
 
     Raises:
-        InputError: no photo of the features is in the folder; an index of a match is of no keypoint; `out` holds
-            other keypoints for a photo, photos that are not in the folder, or other cameras.
+        InputError: no photo of the features is in the folder, or no pair of them has matches; an index of a match is
+            of no keypoint; one camera is asked for, and photos differ in size; `out` holds other keypoints for a photo
+            or other matches for a pair, photos that are not in the folder, or was made with other settings.
         FileExistsError: another process writes it.
         OSError: it cannot be written.
     """
     pycolmap = import_pycolmap()
     out = Path(out)
-    if camera_model not in pycolmap.CameraModelId.__members__:
-        raise InputError(f"COLMAP has no camera model {camera_model}")
+    check_camera_model(camera_model)
+    settings = {"camera_model": camera_model, "single_camera": single_camera} | (
+        {"max_error": max_error} if verify else {}
+    )
     with open_hdf5(features) as feature_file, open_hdf5(matches) as match_file:
         in_folder = set(photo_names(photos))
-        names = [name for name in sorted(group_names(feature_file, FEATURES)) if name in in_folder]
+        found = sorted(group_names(feature_file, FEATURES))
+        names = [name for name in found if name in in_folder]
+        left_out = {name: f"it is not in {photos}" for name in found if name not in in_folder}
         if not names:
             raise InputError(f"no photo of {features} is in {photos}")
+        if single_camera:
+            _refuse_other_sizes(feature_file, names)
         with _changing(out) as (database, changes):
             pycolmap.Database.open(database).close()
+            if _settle(database, out, settings):
+                changes.append("settings")
             reader = pycolmap.ImageReaderOptions(camera_model=camera_model)
             cameras = _check_there(pycolmap, database, out, in_folder, camera_model, single_camera)
             if single_camera and cameras:
@@ -108,11 +138,12 @@ def write_database(
             if new := _missing(pycolmap, database, names):
                 pycolmap.import_images(database, photos, mode, image_names=new, options=reader)
                 changes.append("photos")
-            left_out = dict.fromkeys(_missing(pycolmap, database, names), "COLMAP cannot read it")
+            left_out |= dict.fromkeys(_missing(pycolmap, database, names), "COLMAP cannot read it")
             names = [name for name in names if name not in left_out]
             if not names:
                 raise InputError("COLMAP can read none of the photos")
-            pairs = _fill(pycolmap, database, names, feature_file, match_file, out, progress, changes)
+            pairs = _pairs_of(match_file, names, left_out)
+            _fill(pycolmap, database, names, pairs, feature_file, match_file, out, progress, changes)
             if verify and _verify(pycolmap, database, pairs, max_error):
                 changes.append("geometries")
             return _summary(pycolmap, database, left_out)
@@ -139,6 +170,38 @@ def _changing(path: Path) -> Iterator[tuple[Path, list[str]]]:
             raise OSError(f"{path} cannot be written: {error}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refuse_other_sizes(features: Any, names: list[str]) -> None:
+    """Raise an InputError if photos of one camera have several sizes."""
+    sizes: dict[tuple[int, ...], str] = {}
+    for name in names:
+        if "image_size" in features[name]:
+            sizes.setdefault(tuple(features[name]["image_size"][()].tolist()), name)
+    if len(sizes) > 1:
+        first, second, *_ = (f"{name} has {width} x {height} pixels" for (width, height), name in sizes.items())
+        raise InputError(f"one camera is asked for, and takes photos of one size: {first}, {second}")
+
+
+def _settle(database: Path, out: Path, settings: Settings) -> bool:
+    """Write settings into a database, which keeps those that it has; whether any is new.
+
+    A database with photos and without such settings is another program's, and stays as it is.
+
+    Raises:
+        InputError: it was made with others, which are named.
+    """
+    with closing(sqlite3.connect(database)) as db, db:
+        known = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (SETTINGS,)).fetchone()
+        if not known:
+            if db.execute("SELECT 1 FROM images").fetchone():
+                return False
+            db.execute(f"CREATE TABLE {SETTINGS} (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        there = {name: json.loads(value) for name, value in db.execute(f"SELECT name, value FROM {SETTINGS}")}
+        refuse_other_settings(out, {name: there.get(name, value) for name, value in settings.items()}, settings)
+        new = [(name, json.dumps(value)) for name, value in settings.items() if name not in there]
+        db.executemany(f"INSERT INTO {SETTINGS} VALUES (?, ?)", new)
+    return bool(new)
 
 
 def _check_there(
@@ -172,13 +235,18 @@ def _fill(
     pycolmap: Any,
     database: Path,
     names: list[str],
+    pairs: list[tuple[str, str]],
     features: Any,
     matches: Any,
     out: Path,
     progress: Any,
     changes: list[str],
-) -> list[tuple[str, str]]:
-    """Write keypoints and matches that are not there; the pairs that have matches."""
+) -> None:
+    """Write keypoints and matches that are not there.
+
+    Raises:
+        InputError: those that are there are others.
+    """
     with pycolmap.Database.open(database) as db:
         ids = {image.name: image.image_id for image in db.read_all_images()}
         counts = {}
@@ -191,25 +259,47 @@ def _fill(
                     changes.append(name)
                 elif not np.array_equal(db.read_keypoints(ids[name])[:, :2], keypoints):
                     raise InputError(f"{out} has other keypoints of {name}: choose another name, or remove it")
-        pairs = _pairs_of(matches, names)
         with progress(desc="pairs", total=len(pairs), unit="pair") as bar, pycolmap.DatabaseTransaction(db):
             for name0, name1 in pairs:
                 bar.update(1)
-                if db.exists_matches(ids[name0], ids[name1]):
-                    continue
                 found, _ = matches_of(matches, name0, name1)
                 if len(found) and (found.max(0) >= [counts[name0], counts[name1]]).any():
                     raise InputError(f"{matches.filename}: matches of {name0} {name1} are of other features")
-                db.write_matches(ids[name0], ids[name1], found.astype(np.uint32))
-                changes.append(name0)
-    return pairs
+                pair = ids[name0], ids[name1]
+                if not db.exists_matches(*pair):
+                    db.write_matches(*pair, found.astype(np.uint32))
+                    changes.append(name0)
+                    continue
+                there = db.read_matches(*pair)
+                taken_out = len(there) == 0 and len(found) < MIN_INLIERS  # COLMAP does it where they are that few
+                if not taken_out and not np.array_equal(there, found):
+                    raise InputError(f"{out} has other matches of {name0} {name1}: choose another name, or remove it")
 
 
-def _pairs_of(matches: Any, names: list[str]) -> list[tuple[str, str]]:
-    """The pairs in a file of matches whose photos are named, by their names."""
+def _pairs_of(matches: Any, names: list[str], left_out: dict[str, str]) -> list[tuple[str, str]]:
+    """The pairs in a file of matches whose photos are named, by their names.
+
+    Args:
+        left_out: photos that are missed already; pairs of photos that nobody knows are added.
+
+    Raises:
+        InputError: there are none, or a group that is of no pair.
+    """
     original = {name.replace("/", "-"): name for name in names}
-    keys = (key.split("/") for key in group_names(matches, MATCHES))
-    return sorted((original[a], original[b]) for a, b in keys if a in original and b in original)
+    missed = {name.replace("/", "-") for name in left_out}
+    pairs = []
+    for key in group_names(matches, MATCHES):
+        pair = key.split("/")
+        if len(pair) != 2:
+            raise InputError(f"{matches.filename}: {key} is no group of a pair, A/B")
+        unknown = [name for name in pair if name not in original and name not in missed]
+        if unknown:
+            left_out[" ".join(pair)] = f"no features of {unknown[0]}"
+        elif pair[0] in original and pair[1] in original:
+            pairs.append((original[pair[0]], original[pair[1]]))
+    if not pairs:
+        raise InputError(f"{matches.filename} has no matches of two of these photos")
+    return sorted(pairs)
 
 
 def _verify(pycolmap: Any, database: Path, pairs: list[tuple[str, str]], max_error: float) -> bool:

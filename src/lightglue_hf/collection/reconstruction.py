@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..utils.digests import sha256_of
 from ..utils.errors import InputError
 from ..utils.files import refilling, write_atomically
-from .colmap import MIN_INLIERS, SEED, import_pycolmap, write_database
+from .colmap import MIN_INLIERS, SEED, check_camera_model, import_pycolmap, write_database
 from .extraction import extract_features
 from .matching import match_pairs
 from .pairing import exhaustive_pairs, gps_pairs, retrieval_pairs, sequential_pairs
@@ -194,7 +194,7 @@ def reconstruct(
         OSError: a file cannot be written.
     """
     out = Path(out)
-    import_pycolmap()  # before hours of work
+    check_camera_model(camera_model)  # before hours of work
     if len(photo_names(photos)) < 2:
         raise InputError(f"one photo in {photos}: a reconstruction needs two, and better twenty")
     if out.resolve().is_relative_to(Path(photos).resolve()):
@@ -203,6 +203,10 @@ def reconstruct(
         raise InputError(f"{out} is no directory")
     if not out.absolute().parent.is_dir():
         raise InputError(f"the directory of {out} does not exist")
+    if not (out / "features.h5").exists() and (
+        left := [name for name in MODEL_FILES if (out / "sparse" / name).exists()]
+    ):
+        raise InputError(f"{out}/sparse/{left[0]} is of another reconstruction: choose another directory")
     out.mkdir(exist_ok=True)
     features, pairs, matches, database = (out / f for f in ("features.h5", "pairs.txt", "matches.h5", "database.db"))
     shared: dict[str, Any] = {
@@ -224,6 +228,8 @@ def reconstruct(
     matched = match_pairs(features, pairs, matches, model, processor, **shared)
     log("looking for the geometry of every pair ...")
     filled = write_database(photos, features, matches, database, camera_model, single_camera)
+    # what was taken out of the folder since is not missed
+    filled = filled._replace(left_out={name: why for name, why in filled.left_out.items() if name in in_folder})
     log("looking for cameras and points ...")
     summary: dict[str, Any] = {
         "features": extracted._asdict(),

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from ..runtime.fixed import threshold_of
 from ..utils.digests import digest_of_weights, settings_of
 from .storage import Settings
 
@@ -49,7 +50,8 @@ def match_settings(model: Any, features: Settings | None, name: str = "") -> Set
             field: value
             for field, value in settings_of(config, TRAINING).items()
             if field not in ("keypoint_detector_config", "use_keypoint_detector")
-        },
+        }
+        | {"filter_threshold": threshold_of(model)},
         "weights": weights_digest(model, "matcher"),
         "features": {k: v for k, v in (features or {"made by": "another program"}).items() if k != "about"},
         "about": {"model": name},

@@ -42,8 +42,8 @@ Part = tuple[Any, dict[str, Tensor]]  # a configuration, and tensors in our name
 
 # the settings that tensors do not show, read from the configuration of a directory
 LIGHTGLUE_SETTINGS = (
-    "depth_confidence filter_threshold width_confidence pruning_min_keypoints hidden_act attention_dropout"
-    " initializer_range"
+    "depth_confidence filter_threshold width_confidence pruning_min_keypoints rejection_threshold hidden_act"
+    " attention_dropout initializer_range"
 ).split()
 # our own fields of the configurations, and the values that mean what stock transformers does anyway
 STOCK_LIGHTGLUE = {

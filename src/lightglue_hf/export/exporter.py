@@ -46,6 +46,9 @@ FIRST_OPSET = 16  # with GridSample
 WEIGHT_FORMATS = ("fp32", "fp16", "int8")
 FORMATS: dict[str, Any] = {"onnx": ONNXFormat, "openvino": OpenVINOFormat}
 
+EXPORTED = "Exported by lightglue-hf"
+"""What the card of an export says."""
+
 # What an export may have left in a directory, which the next one replaces.
 WRITTEN = frozenset(
     [name.replace(".xml", end) for names in FILES.values() for name in names.values() for end in (".xml", ".bin")]
@@ -349,8 +352,7 @@ def export(
         raise ValueError(f"{output} is no directory")
     if output.is_dir() and os.path.isdir(model_id) and output.samefile(model_id):
         raise ValueError(f"{output} is the model itself: its configuration would be overwritten")
-    if any(output.glob("*.safetensors")):
-        raise ValueError(f"{output} holds a model: its configuration would be overwritten")
+    _refuse_others(output)
     _need(backend, options)
     model = LightGlueForKeypointMatching.from_pretrained(model_id, **hub_options)
     options = options.for_model(model.config)
@@ -361,6 +363,16 @@ def export(
 
     with refilling(output, WRITTEN, key="config.json") as directory:
         return _write(source, directory, backend, str(model_id))
+
+
+def _refuse_others(output: Path) -> None:
+    """Raise a ValueError for files that no export wrote, and that this one would replace."""
+    graphs = any((output / name).exists() for name in WRITTEN if name.endswith((".xml", ".onnx")))
+    if any(output.glob("*.safetensors")) or ((output / "config.json").exists() and not graphs):
+        raise ValueError(f"{output} holds a model: its configuration would be overwritten")
+    card = output / "README.md"
+    if card.exists() and EXPORTED not in card.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"{card} was written by no export, and would be overwritten: choose another directory")
 
 
 def _write(source: Exportable, directory: Path, backend: str, name: str) -> list[Check]:
@@ -453,7 +465,7 @@ def _card(
         "",
         f"# {Path(name).name}, exported to {'ONNX' if backend == 'onnx' else 'OpenVINO IR'}",
         "",
-        f"Exported by lightglue-hf {_version()} from `{Path(name).name}`: {kind}, weights in {options.weight_format}"
+        f"{EXPORTED} {_version()} from `{Path(name).name}`: {kind}, weights in {options.weight_format}"
         + (", activations quantised by photos." if options.calibration is not None else "."),
         "",
         "| file | input | type | axes |",

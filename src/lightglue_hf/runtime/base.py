@@ -38,6 +38,8 @@ class KeypointMatchingRuntime:
     options: ClassVar[tuple[str, ...]]
     """Keywords of `from_pretrained` beside those of the Hub."""
     config: Any
+    minimum_score: float = 0.0
+    """Matches are kept if they score above it; a graph has a threshold of its own, the configuration's, beside it."""
     # What a backend provides: the inputs of a part's graph with their axes (`None` for any length; `None` altogether
     # without such a graph), the graph run, and the graphs of a directory or a Hub repository loaded.
     axes: Callable[[str], dict[str, list[int | None]] | None]
@@ -137,7 +139,7 @@ class KeypointMatchingRuntime:
             outputs = self.match_features(keypoints, descriptors, mask, image_sizes, scales, orientations)
         elif self.axes("pipeline"):
             pixels, sizes = self._images("pipeline", pixel_values, image_sizes)
-            found = _trimmed(self._run("pipeline", pixel_values=pixels, image_sizes=sizes))
+            found = self._kept(_trimmed(self._run("pipeline", pixel_values=pixels, image_sizes=sizes)))
             del found["descriptors"]
             outputs = LightGlueKeypointMatchingOutput(**found, image_sizes=sizes)  # type: ignore[arg-type]
         else:
@@ -188,11 +190,20 @@ class KeypointMatchingRuntime:
         n = points.shape[2]
         # a graph wants one keypoint at least, or so many: let the others be padding
         columns = (self.axes("matcher") or {"mask": [None] * 3})["mask"][2] or 1
-        found = self._run("matcher", **(features.padded(columns) if n < columns else features))
+        found = self._kept(self._run("matcher", **(features.padded(columns) if n < columns else features)))
         per_point = {name: value if value.ndim < 3 else value[:, :, :n] for name, value in found.items()}
         relative = points.float() / sizes.flip(-1)[:, :, None]
         shared = {"keypoints": relative, "mask": features.mask, "image_sizes": sizes}
         return LightGlueKeypointMatchingOutput(**per_point, **shared)  # type: ignore[arg-type]
+
+    def _kept(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the matches alone that score above `minimum_score`."""
+        scores = found["matching_scores"]
+        low = scores <= self.minimum_score
+        return found | {
+            "matches": found["matches"].masked_fill(low, -1),
+            "matching_scores": scores.masked_fill(low, 0),
+        }
 
     def _run(self, part: str, **tensors: Tensor) -> dict[str, Tensor]:
         """Run a graph, pair by pair where it takes one pair and there are more."""

@@ -49,7 +49,7 @@ def set_options(
     Args:
         name: of the model, for errors.
         model: `LightGlueForKeypointMatching`, or a runtime of exported graphs, which takes nothing but a higher
-            threshold: whoever matches keeps what scores above.
+            threshold.
         max_keypoints: of the detector, of each photo.
         threshold, depth_confidence, width_confidence: of the matcher.
 
@@ -62,8 +62,10 @@ def set_options(
     if hasattr(model, "engine"):
         if max_keypoints not in (None, detector.max_keypoints):
             raise InputError(f"{name} was exported for {detector.max_keypoints} keypoints: export it again")
-        if threshold is not None and threshold < config.filter_threshold:
-            raise InputError(f"{name} was exported with the threshold {config.filter_threshold}: export it again")
+        if threshold is not None:
+            if threshold < config.filter_threshold:
+                raise InputError(f"{name} was exported with the threshold {config.filter_threshold}: export it again")
+            model.minimum_score = threshold
         for field, value in confidences.items():
             made = getattr(config, field)
             if value is not None and _confidence(value) != _confidence(made):
@@ -74,6 +76,11 @@ def set_options(
     for field, value in {"filter_threshold": threshold, **confidences}.items():
         if value is not None:
             setattr(config, field, value)
+
+
+def threshold_of(model: Any) -> float:
+    """Above which matches of a model, or of a runtime of exported graphs, score."""
+    return max(model.config.filter_threshold, getattr(model, "minimum_score", 0.0))
 
 
 def _confidence(value: float) -> float:

@@ -36,6 +36,7 @@ class ORTModelForKeypointMatching(KeypointMatchingRuntime, OptimizedModel):
     ) -> None:
         super().__init__(None, config, **kwargs)
         self.files = files
+        self.model_save_dir = next(iter(files.values())).parent
         self.session_options = session_options
         self._start(providers)
 
