@@ -34,8 +34,8 @@ LARGEST = 1e6  # of a descriptor's numbers: products of larger ones overflow
 class KeypointFeatures(Mapping[str, Tensor]):
     """The keypoints of images, in `shape` = `(images,)`, `(pairs, 2)`, or `()` for a single image.
 
-    `features[index]` takes images (a number, a slice, or a tensor or list of numbers of any shape) and gives their
-    features. It is also a mapping of the names of the fields that are not `None`: `features["scores"]`, `**features`.
+    `features[index]` takes images and gives their features, as a tensor of `shape` is indexed: by a number, a slice, a
+    list or tensor of numbers of any shape, a mask, or a tuple of them, one for each axis. It is also a mapping of the names of the fields that are not `None`: `features["scores"]`, `**features`.
 
     Args:
         keypoints: `(*shape, n, 2)` float32, (x, y) pixels, centre of the first pixel = (0, 0).
@@ -71,9 +71,23 @@ class KeypointFeatures(Mapping[str, Tensor]):
             if index not in (*self,):
                 raise KeyError(index)
             return getattr(self, index)
-        if isinstance(index, (list, tuple)):
-            index = torch.as_tensor(index, dtype=torch.int64)
+        index = self._within_shape(index) if isinstance(index, tuple) else _as_index(index)
         return type(self)(**{name: value[index] for name, value in self.items()})
+
+    def _within_shape(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
+        """An index into `shape` as one into the fields, which have more axes."""
+        index = tuple(map(_as_index, index))
+        rest = len(self.shape) - sum(map(_axes, index))
+        if rest < 0:
+            raise IndexError(f"too many axes: an index into {len(self.shape) - rest} of shape {tuple(self.shape)}")
+        parts: list[Any] = []
+        for part in index:
+            if part is Ellipsis:
+                parts += [slice(None)] * rest
+                rest = 0
+            else:
+                parts.append(part)
+        return tuple(parts)
 
     def pairs(self, index: Any) -> "KeypointFeatures":
         """The features of pairs of images, as `match_features` takes them.
@@ -212,6 +226,22 @@ class KeypointFeatures(Mapping[str, Tensor]):
                 raise ValueError(f"descriptors contains numbers beyond {LARGEST:.0e}")
             if self.image_sizes is not None and (self.image_sizes <= 0).any():
                 raise ValueError("image_sizes (height, width) must be positive")
+
+
+def _as_index(part: Any) -> Any:
+    """A list of numbers, or of bools, which are a mask, as a tensor."""
+    if not isinstance(part, list):
+        return part
+    tensor = torch.as_tensor(part)
+    return tensor if tensor.dtype == torch.bool else tensor.long()  # an empty list has none
+
+
+def _axes(part: Any) -> int:
+    """Over how many axes a part of an index goes."""
+    if part is None or part is Ellipsis:
+        return 0
+    mask = not isinstance(part, slice) and torch.as_tensor(part).dtype == torch.bool
+    return torch.as_tensor(part).ndim if mask else 1
 
 
 def refuse_non_finite(**tensors: Tensor | None) -> None:
