@@ -16,6 +16,7 @@ Any other model of `AutoModelForKeypointDetection` works, too, as far as transfo
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .utils.tensors import is_traced, vector
-from .utils.validation import inherited_fields, never_none
+from .utils.validation import CheckedFields, Checks, inherited_fields, number, whole_number
 
 LARGEST = 1e6  # of a descriptor's numbers: products of larger ones overflow
 
@@ -35,7 +36,8 @@ class KeypointFeatures(Mapping[str, Tensor]):
     """The keypoints of images, in `shape` = `(images,)`, `(pairs, 2)`, or `()` for a single image.
 
     `features[index]` takes images and gives their features, as a tensor of `shape` is indexed: by a number, a slice, a
-    list or tensor of numbers of any shape, a mask, or a tuple of them, one for each axis. It is also a mapping of the names of the fields that are not `None`: `features["scores"]`, `**features`.
+    list or tensor of numbers of any shape, a mask, or a tuple of these for several axes. It is also a mapping of the
+    names of the fields that are not `None`: `features["scores"]`, `**features`.
 
     Args:
         keypoints: `(*shape, n, 2)` float32, (x, y) pixels, centre of the first pixel = (0, 0).
@@ -255,13 +257,14 @@ def refuse_non_finite(**tensors: Tensor | None) -> None:
 # The contract
 
 
-class KeypointDetectorConfig:
+class KeypointDetectorConfig(CheckedFields):
     """What a detector declares, for its configuration to inherit beside `PretrainedConfig`.
 
     Every configuration also has the fields `max_keypoints` (the best so many of each image; -1 for all) and
     `keypoint_threshold`, which are read at every call.
     """
 
+    checks: ClassVar[Checks] = {"max_keypoints": partial(whole_number, low=-1), "keypoint_threshold": number}
     stride: ClassVar[int] = 1
     """Pixels: sides that are a multiple of it waste nothing. The image processor pads to it."""
     channels: ClassVar[int] = 3
@@ -280,9 +283,6 @@ class KeypointDetectorConfig:
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**inherited_fields(type(self), kwargs))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, never_none(name, value))
 
     @property
     def processor_settings(self) -> dict[str, Any]:
