@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from transformers import AutoConfig
 
@@ -33,6 +34,47 @@ def test_a_wrong_value_is_named_and_nothing_else_goes_wrong(config_class, tmp_pa
                 messages.append(str(error))
     assert [message for message in messages if not message.startswith(tuple(fields))] == []
     assert len(messages) >= 5 * len(fields)
+
+
+@pytest.mark.parametrize("config_class", [LightGlueConfig, *map(configuration_class, DETECTORS)])
+def test_every_field_is_checked_whenever_it_is_set(config_class, tmp_path):
+    config_class().save_pretrained(tmp_path)
+    config = config_class.from_pretrained(tmp_path)
+    before = config.to_dict()
+    assert set(config_class.checks) | {"trust_remote_code"} >= set(fields_of(config_class))
+    for field in config_class.checks:
+        with pytest.raises(ValueError, match=rf"^{field} "):
+            setattr(config, field, "wrong")
+        with pytest.raises(ValueError, match=rf"^{field} "):
+            config_class.from_pretrained(tmp_path, **{field: "wrong"})
+        setattr(config, field, getattr(config, field))
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize("values", [{"rejection_threshold": 5}, {"num_hidden_layers": 2.0}, {"add_scale_ori": 1}])
+def test_a_value_out_of_range_changes_nothing(values):
+    config = LightGlueConfig()
+    with pytest.raises(ValueError, match=next(iter(values))):
+        config.update(values)
+    assert config.to_dict() == LightGlueConfig().to_dict()
+
+
+def test_values_that_are_set_become_plain_ones_under_each_of_their_names():
+    config = LightGlueConfig()
+    config.depth_confidence, config.input_dim = np.float32(0.5), None
+    config.keypoint_detector_config = {"model_type": "superpoint", "max_keypoints": 7}
+    detector = config.keypoint_detector_config
+    detector.descriptor_dim = np.int64(64)
+    assert (type(config.depth_confidence), type(detector.descriptor_decoder_dim)) == (float, int)
+    with pytest.raises(ValueError, match="descriptor_dim must be a whole number"):
+        detector.descriptor_dim = 64.0
+    assert (config.num_input_features, detector.max_keypoints) == (64, 7)
+
+
+def test_numbers_of_numpy_can_be_saved():
+    config = LightGlueConfig(descriptor_dim=np.int64(64), num_attention_heads=np.int64(2))
+    saved = json.loads(config.to_json_string())
+    assert (saved["descriptor_dim"], saved["hidden_size"], saved["intermediate_size"]) == (64, 64, 128)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,39 @@ def test_images_are_chosen_by_number_slice_list_and_tensor(turned):
         assert torch.equal(value, features[name][torch.tensor([[0, 1], [2, 1]])])
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        (1, 0),
+        (2,),
+        (slice(1, None), 0),
+        (..., 1),
+        (0, ...),
+        (None, 2, slice(None)),
+        ([2, 0], 1),
+        ([True, False, True], 1),
+        [True, False, True],
+        torch.tensor([[True, False], [False, False], [True, True]]),
+        (np.array([[True, False], [False, False], [True, True]]),),
+        [],
+        (),
+    ],
+)
+def test_pairs_are_indexed_as_a_tensor_of_their_shape_is(index):
+    features = some(6, turned=True)[torch.arange(6).reshape(3, 2)]
+    expected = torch.arange(6).reshape(3, 2)[torch.tensor(index, dtype=torch.int64) if index == [] else index]
+    found = features[index]
+    assert found.shape == expected.shape
+    for name, value in found.items():
+        assert torch.equal(value, some(6, turned=True)[name][expected])
+
+
+@pytest.mark.parametrize("index", [(1, 0), (..., [0], 1), (torch.ones(3, 1, dtype=torch.bool),)])
+def test_an_index_into_more_axes_than_images_have_is_refused(index):
+    with pytest.raises(IndexError, match=r"too many axes: an index into 2 of shape \(3,\)"):
+        some()[index]
+
+
 @pytest.mark.parametrize("index", [[0, 1], [[0, 3]], [[-1, 0]], [[0, 1, 2]]])
 def test_pairs_of_what_is_not_there_are_refused(index):
     with pytest.raises(ValueError, match="pairs of images"):

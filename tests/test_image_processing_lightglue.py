@@ -546,6 +546,27 @@ def test_settings_survive_saving(tmp_path):
     assert (changed.size, changed.do_grayscale) == ({"longest_edge": 9}, True)
 
 
+@pytest.mark.parametrize("name", LightGlueImageProcessor.checks)
+def test_a_setting_is_checked_whenever_it_is_set(name, tmp_path):
+    processor = LightGlueImageProcessor(size=64)
+    before = processor.to_json_string()
+    processor.save_pretrained(tmp_path)
+    for wrong in ("no", 0.5 if name == "size_divisor" else -1):
+        with pytest.raises(ValueError, match=name):
+            setattr(processor, name, wrong)
+        with pytest.raises(ValueError, match=name):
+            LightGlueImageProcessor.from_pretrained(tmp_path, **{name: wrong})
+    setattr(processor, name, getattr(processor, name))
+    assert processor.to_json_string() == before
+
+
+def test_a_size_that_is_set_is_the_longest_edge():
+    processor = LightGlueImageProcessor()
+    processor.size = 1024
+    assert processor.size == {"longest_edge": 1024}
+    assert '"longest_edge": 1024' in repr(processor)
+
+
 class Registered(PretrainedConfig):
     model_type = "lightglue"
 

@@ -6,7 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightglue_hf import LightGlueForKeypointMatching, LightGlueImageProcessor, bundled_checkpoint
+from lightglue_hf import (
+    LightGlueForKeypointMatching,
+    LightGlueImageProcessor,
+    SuperPointConfig,
+    bundled_checkpoint,
+)
 from lightglue_hf.tiles import ALIGNMENT, BORDER, SIDE, TILES_AT_ONCE, _without_doubles, cut_side, features_of_tiles
 
 from .small_detectors import DETECTORS, picture, processor_of, small_matcher
@@ -136,6 +141,20 @@ def test_graphs_without_regions_keep_what_lies_in_the_core():
     found = tiled(Graphs(), processor, pixels)
     for name in ("keypoints", "scores", "descriptors"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+
+
+def test_a_model_with_all_layers_has_the_detector_and_its_settings():
+    model = small_matcher("superpoint", max_keypoints=-1)
+    full = model.with_all_layers()
+    full.config.keypoint_detector_config.max_keypoints = 7
+    processor, pixels = processor_of(model), picture(200, 250).transpose(2, 0, 1)
+    assert [len(find(it, processor, pixels)["scores"]) for it in (full, model) for find in (whole, tiled)] == [7] * 4
+
+
+def test_the_settings_of_the_detector_count_whatever_the_matcher_says_of_it():
+    model = small_matcher("superpoint", max_keypoints=7)
+    model.config.keypoint_detector_config = SuperPointConfig()
+    assert len(tiled(model, processor_of(model), picture(400, 500).transpose(2, 0, 1))["scores"]) == 7
 
 
 def test_a_photo_without_keypoints():

@@ -1,17 +1,18 @@
 """Configuration of LightGlue, readable by and from transformers' own."""
 
+from functools import partial
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.activations import ACT2CLS
 
 from .detectors import configuration_class
-from .utils.validation import choice, flag, inherited_fields, never_none, number, whole_number
+from .utils.validation import CheckedFields, choice, flag, inherited_fields, number, optional, whole_number
 
 MOST_LAYERS, MOST_WIDE = 256, 1 << 16  # beyond any network: a mistake, or an attempt to fill the memory
 
 
-class LightGlueConfig(PretrainedConfig):
+class LightGlueConfig(CheckedFields, PretrainedConfig):
     """Configuration of [`LightGlueForKeypointMatching`]; the defaults are the published `superpoint_lightglue`.
 
     Thresholds are read at every call: set `model.config.depth_confidence = -1` at any time.
@@ -50,6 +51,26 @@ class LightGlueConfig(PretrainedConfig):
 
     model_type = "lightglue"
     sub_configs = {"keypoint_detector_config": AutoConfig}  # type: ignore[dict-item]
+    checks = {
+        "keypoint_detector_config": lambda name, value: detector_config(value),
+        "descriptor_dim": partial(whole_number, low=2, high=MOST_WIDE),
+        "num_hidden_layers": partial(whole_number, low=1, high=MOST_LAYERS),
+        "num_attention_heads": partial(whole_number, low=1, high=MOST_WIDE),
+        "num_key_value_heads": partial(whole_number, low=1, high=MOST_WIDE),
+        "depth_confidence": number,
+        "width_confidence": number,
+        "rejection_threshold": partial(number, low=0, high=1),
+        "filter_threshold": number,
+        "pruning_min_keypoints": partial(whole_number, low=-1),
+        "input_dim": optional(partial(whole_number, low=1, high=MOST_WIDE)),
+        "add_scale_ori": flag,
+        "use_keypoint_detector": flag,
+        "initializer_range": partial(number, low=0),
+        "hidden_act": partial(choice, choices=ACT2CLS),
+        "attention_dropout": partial(number, low=0, high=1),
+        "attention_bias": flag,
+        "shared_query_key": optional(flag),
+    }
 
     def __init__(
         self,
@@ -74,38 +95,39 @@ class LightGlueConfig(PretrainedConfig):
         trust_remote_code: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.num_hidden_layers = whole_number("num_hidden_layers", num_hidden_layers, 1, MOST_LAYERS)
-        self.num_attention_heads = heads = whole_number("num_attention_heads", num_attention_heads, 1, MOST_WIDE)
-        self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 2, MOST_WIDE)
-        if descriptor_dim % (2 * heads):
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.descriptor_dim = descriptor_dim
+        if self.descriptor_dim % (2 * self.num_attention_heads):
             raise ValueError(
                 f"descriptor_dim must be a multiple of 2 * num_attention_heads (rotary pairs), "
-                f"got {descriptor_dim} and {heads} heads"
+                f"got {self.descriptor_dim} and {self.num_attention_heads} heads"
             )
-        self.num_key_value_heads = whole_number("num_key_value_heads", num_key_value_heads or heads, 1, heads)
-        if heads % self.num_key_value_heads:
+        self.num_key_value_heads = num_key_value_heads or self.num_attention_heads
+        if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads must be a multiple of num_key_value_heads, "
-                f"got {heads} and {self.num_key_value_heads}"
+                f"got {self.num_attention_heads} and {self.num_key_value_heads}"
             )
-        self.shared_query_key = None if shared_query_key is None else flag("shared_query_key", shared_query_key)
-        if shared_query_key and self.num_key_value_heads != heads:
+        self.shared_query_key = shared_query_key
+        if shared_query_key and self.num_key_value_heads != self.num_attention_heads:
             raise ValueError(
-                f"shared_query_key needs as many key-value heads as heads, got {self.num_key_value_heads} and {heads}"
+                f"shared_query_key needs as many key-value heads as heads, "
+                f"got {self.num_key_value_heads} and {self.num_attention_heads}"
             )
-        self.depth_confidence = number("depth_confidence", depth_confidence)
-        self.width_confidence = number("width_confidence", width_confidence)
-        self.rejection_threshold = number("rejection_threshold", rejection_threshold, 0, 1)
-        self.filter_threshold = number("filter_threshold", filter_threshold)
-        self.pruning_min_keypoints = whole_number("pruning_min_keypoints", pruning_min_keypoints, -1)
-        self.input_dim = None if input_dim is None else whole_number("input_dim", input_dim, 1, MOST_WIDE)
-        self.add_scale_ori = flag("add_scale_ori", add_scale_ori)
-        self.use_keypoint_detector = flag("use_keypoint_detector", use_keypoint_detector)
-        self.initializer_range = number("initializer_range", initializer_range, 0)
-        self.hidden_act = choice("hidden_act", hidden_act, ACT2CLS)
-        self.attention_dropout = number("attention_dropout", attention_dropout, 0, 1)
-        self.attention_bias = flag("attention_bias", attention_bias)
-        self.keypoint_detector_config = detector_config(keypoint_detector_config)
+        self.depth_confidence = depth_confidence
+        self.width_confidence = width_confidence
+        self.rejection_threshold = rejection_threshold
+        self.filter_threshold = filter_threshold
+        self.pruning_min_keypoints = pruning_min_keypoints
+        self.input_dim = input_dim
+        self.add_scale_ori = add_scale_ori
+        self.use_keypoint_detector = use_keypoint_detector
+        self.initializer_range = initializer_range
+        self.hidden_act = hidden_act
+        self.attention_dropout = attention_dropout
+        self.attention_bias = attention_bias
+        self.keypoint_detector_config: PretrainedConfig = keypoint_detector_config  # type: ignore[assignment]
         detector = self.keypoint_detector_config
         if add_scale_ori and use_keypoint_detector and not getattr(detector, "has_scale_ori", True):
             raise ValueError(
@@ -116,8 +138,8 @@ class LightGlueConfig(PretrainedConfig):
         # derived; transformers reads them under these names, also from a saved configuration
         kwargs.pop("hidden_size", None)
         kwargs.pop("intermediate_size", None)
-        self.hidden_size = descriptor_dim
-        self.intermediate_size = 2 * descriptor_dim
+        self.hidden_size = self.descriptor_dim
+        self.intermediate_size = 2 * self.descriptor_dim
         super().__init__(**inherited_fields(type(self), kwargs))
 
     @property
@@ -129,9 +151,6 @@ class LightGlueConfig(PretrainedConfig):
         """Turn all that off: every keypoint of every pair goes through every layer."""
         self.depth_confidence = self.width_confidence = -1.0
         self.rejection_threshold = 0.0
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, never_none(name, value))
 
     @property
     def num_input_features(self) -> int:

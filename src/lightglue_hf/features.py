@@ -16,6 +16,7 @@ Any other model of `AutoModelForKeypointDetection` works, too, as far as transfo
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .utils.tensors import is_traced, vector
-from .utils.validation import inherited_fields, never_none
+from .utils.validation import CheckedFields, Checks, inherited_fields, number, whole_number
 
 LARGEST = 1e6  # of a descriptor's numbers: products of larger ones overflow
 
@@ -34,8 +35,9 @@ LARGEST = 1e6  # of a descriptor's numbers: products of larger ones overflow
 class KeypointFeatures(Mapping[str, Tensor]):
     """The keypoints of images, in `shape` = `(images,)`, `(pairs, 2)`, or `()` for a single image.
 
-    `features[index]` takes images (a number, a slice, or a tensor or list of numbers of any shape) and gives their
-    features. It is also a mapping of the names of the fields that are not `None`: `features["scores"]`, `**features`.
+    `features[index]` takes images and gives their features, as a tensor of `shape` is indexed: by a number, a slice, a
+    list or tensor of numbers of any shape, a mask, or a tuple of these for several axes. It is also a mapping of the
+    names of the fields that are not `None`: `features["scores"]`, `**features`.
 
     Args:
         keypoints: `(*shape, n, 2)` float32, (x, y) pixels, centre of the first pixel = (0, 0).
@@ -71,9 +73,23 @@ class KeypointFeatures(Mapping[str, Tensor]):
             if index not in (*self,):
                 raise KeyError(index)
             return getattr(self, index)
-        if isinstance(index, (list, tuple)):
-            index = torch.as_tensor(index, dtype=torch.int64)
+        index = self._within_shape(index) if isinstance(index, tuple) else _as_index(index)
         return type(self)(**{name: value[index] for name, value in self.items()})
+
+    def _within_shape(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
+        """An index into `shape` as one into the fields, which have more axes."""
+        index = tuple(map(_as_index, index))
+        rest = len(self.shape) - sum(map(_axes, index))
+        if rest < 0:
+            raise IndexError(f"too many axes: an index into {len(self.shape) - rest} of shape {tuple(self.shape)}")
+        parts: list[Any] = []
+        for part in index:
+            if part is Ellipsis:
+                parts += [slice(None)] * rest
+                rest = 0
+            else:
+                parts.append(part)
+        return tuple(parts)
 
     def pairs(self, index: Any) -> "KeypointFeatures":
         """The features of pairs of images, as `match_features` takes them.
@@ -214,6 +230,22 @@ class KeypointFeatures(Mapping[str, Tensor]):
                 raise ValueError("image_sizes (height, width) must be positive")
 
 
+def _as_index(part: Any) -> Any:
+    """A list of numbers, or of bools, which are a mask, as a tensor."""
+    if not isinstance(part, list):
+        return part
+    tensor = torch.as_tensor(part)
+    return tensor if tensor.dtype == torch.bool else tensor.long()  # an empty list has none
+
+
+def _axes(part: Any) -> int:
+    """Over how many axes a part of an index goes."""
+    if part is None or part is Ellipsis:
+        return 0
+    mask = not isinstance(part, slice) and torch.as_tensor(part).dtype == torch.bool
+    return torch.as_tensor(part).ndim if mask else 1
+
+
 def refuse_non_finite(**tensors: Tensor | None) -> None:
     """Raise a ValueError that names the tensor with NaN or Inf."""
     for name, tensor in tensors.items():
@@ -225,13 +257,14 @@ def refuse_non_finite(**tensors: Tensor | None) -> None:
 # The contract
 
 
-class KeypointDetectorConfig:
+class KeypointDetectorConfig(CheckedFields):
     """What a detector declares, for its configuration to inherit beside `PretrainedConfig`.
 
     Every configuration also has the fields `max_keypoints` (the best so many of each image; -1 for all) and
     `keypoint_threshold`, which are read at every call.
     """
 
+    checks: ClassVar[Checks] = {"max_keypoints": partial(whole_number, low=-1), "keypoint_threshold": number}
     stride: ClassVar[int] = 1
     """Pixels: sides that are a multiple of it waste nothing. The image processor pads to it."""
     channels: ClassVar[int] = 3
@@ -250,9 +283,6 @@ class KeypointDetectorConfig:
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**inherited_fields(type(self), kwargs))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, never_none(name, value))
 
     @property
     def processor_settings(self) -> dict[str, Any]:

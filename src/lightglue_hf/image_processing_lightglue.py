@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, TypedDict
 
@@ -17,7 +18,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .geometry import resized_shape, scale_keypoints
 from .images import load_image, resize_pixels, to_pixels
-from .utils.validation import flag, number, whole_number
+from .utils.validation import CheckedFields, Checks, flag, number, whole_number
 from .visualization import draw_matches
 
 SIZE_DIVISOR = 8
@@ -142,7 +143,7 @@ def _to_size_dict(size: Any) -> dict[str, int]:
     return {key: whole_number(f"size: {key}", value, 1) for key, value in size.items()}
 
 
-class LightGlueImageProcessor(BaseImageProcessor):
+class LightGlueImageProcessor(CheckedFields, BaseImageProcessor):
     """Prepares image pairs for LightGlue and carries its matches back to the photos.
 
     Takes the settings of the class of this name in transformers, and gives the same pixels; without torchvision.
@@ -172,6 +173,15 @@ class LightGlueImageProcessor(BaseImageProcessor):
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
     valid_kwargs = LightGlueImageProcessorKwargs
+    checks: ClassVar[Checks] = {
+        "do_resize": flag,
+        "size": lambda name, value: _to_size_dict(value),
+        "resample": partial(whole_number, low=0, high=5),
+        "do_rescale": flag,
+        "rescale_factor": partial(number, low=0, high=MOST_RESCALED),
+        "do_grayscale": flag,
+        "size_divisor": partial(whole_number, low=1),
+    }
 
     def __init__(
         self,
@@ -185,13 +195,13 @@ class LightGlueImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.do_resize = flag("do_resize", do_resize)
-        self.size = _to_size_dict(STOCK_SIZE if size is None else size)
-        self.resample = whole_number("resample", resample, 0, 5)
-        self.do_rescale = flag("do_rescale", do_rescale)
-        self.rescale_factor = number("rescale_factor", rescale_factor, 0, MOST_RESCALED)
-        self.do_grayscale = flag("do_grayscale", do_grayscale)
-        self.size_divisor = whole_number("size_divisor", size_divisor, 1)
+        self.do_resize = do_resize
+        self.size: dict[str, int] = STOCK_SIZE if size is None else size  # type: ignore[assignment]
+        self.resample = resample
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_grayscale = do_grayscale
+        self.size_divisor = size_divisor
 
     def to_dict(self) -> dict[str, Any]:
         """As saved: a longest edge is a field of its own, and `size` what transformers' own class can use."""

@@ -746,9 +746,10 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
                 attention.k_proj = attention.q_proj
 
     def with_all_layers(self) -> "LightGlueForKeypointMatching":
-        """This model, of the same weights, under a copy of its configuration that runs all layers."""
+        """This model, of the same weights and detector, under a copy of its configuration that runs all layers."""
         whole = copy.copy(self)
         whole.config = copy.deepcopy(self.config)
+        whole.config.keypoint_detector_config = self.config.keypoint_detector_config
         whole.config.run_all_layers()
         return whole
 

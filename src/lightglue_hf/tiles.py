@@ -79,7 +79,8 @@ def features_of_tiles(model: Any, processor: Any, pixels: np.ndarray, side: int 
         ValueError: see [`cut_side`].
     """
     height, width = pixels.shape[1:]
-    config: Any = model.config.keypoint_detector_config
+    detector: Any = getattr(model, "keypoint_detector", None)  # exported graphs have none
+    config = model.config.keypoint_detector_config if detector is None else detector.config
     tiles = [(rows, columns) for rows in cut_side(height, side) for columns in cut_side(width, side)]
     found: dict[str, np.ndarray] = {}
     for start in range(0, len(tiles), TILES_AT_ONCE):

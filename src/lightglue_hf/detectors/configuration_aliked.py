@@ -1,15 +1,24 @@
 """Configuration of ALIKED."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
-from ..utils.validation import MOST_RADIUS, flag, number, whole_number, whole_numbers
+from ..utils.validation import MOST_RADIUS, flag, odd_number, whole_number, whole_numbers
 
 STAGES = 4  # of the encoder
 MOST_WIDE = 1 << 14
+
+
+def widths(name: str, values: Any) -> list[int]:
+    """Channels of the stages."""
+    channels = whole_numbers(name, values, 1, MOST_WIDE)
+    if len(channels) != STAGES or channels[-1] % STAGES:
+        raise ValueError(f"{name} must be {STAGES} widths, the last a multiple of {STAGES}, got {channels!r:.100}")
+    return channels
 
 
 class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
@@ -34,13 +43,21 @@ class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
     """
 
     model_type = "aliked"
+    checks = {
+        **KeypointDetectorConfig.checks,
+        "hidden_sizes": widths,
+        "kernel_size": partial(odd_number, low=1, high=31),
+        "num_sample_positions": partial(whole_number, low=1, high=1024),
+        "nms_radius": partial(whole_number, low=0, high=MOST_RADIUS),
+        "fallback_to_mean": flag,
+    }
     stride = 32
     channels = 3
     float32_modules = ("block1.conv1", "score_head.0", "score_head")
 
     def __init__(
         self,
-        hidden_sizes: Iterable[int] = (16, 32, 64, 128),
+        hidden_sizes: Sequence[int] = (16, 32, 64, 128),
         kernel_size: int = 3,
         num_sample_positions: int = 16,
         keypoint_threshold: float = 0.2,
@@ -49,19 +66,13 @@ class ALIKEDConfig(KeypointDetectorConfig, PretrainedConfig):
         fallback_to_mean: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.hidden_sizes = whole_numbers("hidden_sizes", hidden_sizes, 1, MOST_WIDE)
-        if len(self.hidden_sizes) != STAGES:
-            raise ValueError(f"hidden_sizes must be {STAGES} widths, got {self.hidden_sizes}")
-        if self.hidden_sizes[-1] % STAGES:
-            raise ValueError(f"hidden_sizes must end in a multiple of {STAGES}, got {self.hidden_sizes}")
-        self.kernel_size = whole_number("kernel_size", kernel_size, 1, 31)
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
-        self.num_sample_positions = whole_number("num_sample_positions", num_sample_positions, 1, 1024)
-        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
-        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
-        self.fallback_to_mean = flag("fallback_to_mean", fallback_to_mean)
+        self.hidden_sizes = hidden_sizes
+        self.kernel_size = kernel_size
+        self.num_sample_positions = num_sample_positions
+        self.keypoint_threshold = keypoint_threshold
+        self.max_keypoints = max_keypoints
+        self.nms_radius = nms_radius
+        self.fallback_to_mean = fallback_to_mean
         super().__init__(**kwargs)
 
     @property

@@ -1,12 +1,13 @@
 """Configuration of DISK."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from ..features import KeypointDetectorConfig
-from ..utils.validation import MOST_RADIUS, number, whole_number, whole_numbers
+from ..utils.validation import MOST_RADIUS, number, odd_number, whole_number, whole_numbers
 
 MOST_LEVELS, MOST_WIDE = 10, 1 << 14  # beyond any network: a mistake, or an attempt to fill the memory
 
@@ -31,11 +32,20 @@ class DISKConfig(KeypointDetectorConfig, PretrainedConfig):
     """
 
     model_type = "disk"
+    checks = {
+        **KeypointDetectorConfig.checks,
+        "encoder_hidden_sizes": partial(whole_numbers, low=1, high=MOST_WIDE, counts=range(2, MOST_LEVELS + 1)),
+        "decoder_hidden_sizes": partial(whole_numbers, low=1, high=MOST_WIDE),
+        "descriptor_dim": partial(whole_number, low=1, high=MOST_WIDE),
+        "keypoint_threshold": partial(number, low=0),
+        "window": partial(odd_number, low=1, high=2 * MOST_RADIUS + 1),
+        "initializer_range": partial(number, low=0),
+    }
 
     def __init__(
         self,
-        encoder_hidden_sizes: Iterable[int] = (16, 32, 64, 64, 64),
-        decoder_hidden_sizes: Iterable[int] = (64, 64, 64),
+        encoder_hidden_sizes: Sequence[int] = (16, 32, 64, 64, 64),
+        decoder_hidden_sizes: Sequence[int] = (64, 64, 64),
         descriptor_dim: int = 128,
         keypoint_threshold: float = 0.0,
         max_keypoints: int = -1,
@@ -43,24 +53,18 @@ class DISKConfig(KeypointDetectorConfig, PretrainedConfig):
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.encoder_hidden_sizes = whole_numbers("encoder_hidden_sizes", encoder_hidden_sizes, 1, MOST_WIDE)
-        self.decoder_hidden_sizes = whole_numbers("decoder_hidden_sizes", decoder_hidden_sizes, 1, MOST_WIDE)
-        if not 2 <= len(self.encoder_hidden_sizes) <= MOST_LEVELS:
-            raise ValueError(
-                f"encoder_hidden_sizes must be 2 to {MOST_LEVELS} widths, got {self.encoder_hidden_sizes}"
-            )
+        self.encoder_hidden_sizes = encoder_hidden_sizes
+        self.decoder_hidden_sizes = decoder_hidden_sizes
         if len(self.decoder_hidden_sizes) != len(self.encoder_hidden_sizes) - 2:
             raise ValueError(
                 f"decoder_hidden_sizes must be {len(self.encoder_hidden_sizes) - 2} widths, two fewer than "
                 f"encoder_hidden_sizes, got {self.decoder_hidden_sizes}"
             )
-        self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 1, MOST_WIDE)
-        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold, 0)
-        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.window = whole_number("window", window, 1, 2 * MOST_RADIUS + 1)
-        if window % 2 == 0:
-            raise ValueError(f"window must be an odd number of pixels, got {window}")
-        self.initializer_range = number("initializer_range", initializer_range, 0)
+        self.descriptor_dim = descriptor_dim
+        self.keypoint_threshold = keypoint_threshold
+        self.max_keypoints = max_keypoints
+        self.window = window
+        self.initializer_range = initializer_range
         super().__init__(**kwargs)
 
     @property

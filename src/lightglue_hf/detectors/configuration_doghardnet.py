@@ -1,5 +1,6 @@
 """Configuration of DoGHardNet."""
 
+from functools import partial
 from typing import Any
 
 from ..utils.validation import choice, number
@@ -24,10 +25,15 @@ class DoGHardNetConfig(DifferenceOfGaussiansConfig):
     """
 
     model_type = "doghardnet"
+    checks = {
+        **DifferenceOfGaussiansConfig.checks,
+        "patch_extent": partial(number, low=1e-3, high=1e3),
+        "patch_rotation": partial(choice, choices=PATCH_ROTATIONS),
+    }
 
     def __init__(self, patch_extent: float = 6.0, patch_rotation: str = "counterclockwise", **kwargs: Any) -> None:
-        self.patch_extent = number("patch_extent", patch_extent, 1e-3, 1e3)
-        self.patch_rotation = choice("patch_rotation", patch_rotation, PATCH_ROTATIONS)
+        self.patch_extent = patch_extent
+        self.patch_rotation = patch_rotation
         super().__init__(**kwargs)
 
 

@@ -1,5 +1,6 @@
 """Configuration of SIFT, and of what it shares with DoGHardNet: OpenCV's keypoints."""
 
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -17,6 +18,13 @@ class DifferenceOfGaussiansConfig(KeypointDetectorConfig, PretrainedConfig):
     has_scale_ori = True
     exportable = False
     descriptor_dim = 128
+    checks = {
+        **KeypointDetectorConfig.checks,
+        "edge_threshold": number,
+        "num_octave_layers": partial(whole_number, low=1, high=MOST_LAYERS),
+        "nms_radius": partial(whole_number, low=0, high=MOST_RADIUS),
+        "precise_upscale": flag,
+    }
 
     def __init__(
         self,
@@ -28,12 +36,12 @@ class DifferenceOfGaussiansConfig(KeypointDetectorConfig, PretrainedConfig):
         precise_upscale: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
-        self.edge_threshold = number("edge_threshold", edge_threshold)
-        self.num_octave_layers = whole_number("num_octave_layers", num_octave_layers, 1, MOST_LAYERS)
-        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
-        self.precise_upscale = flag("precise_upscale", precise_upscale)
+        self.keypoint_threshold = keypoint_threshold
+        self.edge_threshold = edge_threshold
+        self.num_octave_layers = num_octave_layers
+        self.max_keypoints = max_keypoints
+        self.nms_radius = nms_radius
+        self.precise_upscale = precise_upscale
         super().__init__(**kwargs)
 
 
@@ -60,9 +68,10 @@ class SIFTConfig(DifferenceOfGaussiansConfig):
     """
 
     model_type = "sift"
+    checks = {**DifferenceOfGaussiansConfig.checks, "rootsift": flag}
 
     def __init__(self, rootsift: bool = True, **kwargs: Any) -> None:
-        self.rootsift = flag("rootsift", rootsift)
+        self.rootsift = rootsift
         super().__init__(**kwargs)
 
 

@@ -1,6 +1,7 @@
 """Configuration of SuperPoint, readable by and from transformers' own."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -40,13 +41,26 @@ class SuperPointConfig(KeypointDetectorConfig, PretrainedConfig):
     """
 
     model_type = "superpoint"
+    checks = {
+        **KeypointDetectorConfig.checks,
+        "encoder_hidden_sizes": partial(whole_numbers, low=1, high=MOST_WIDE, counts=range(1, MOST_BLOCKS + 1)),
+        "decoder_hidden_size": partial(whole_number, low=1, high=MOST_WIDE),
+        "keypoint_decoder_dim": partial(whole_number, low=65, high=65),
+        "descriptor_decoder_dim": partial(whole_number, low=1, high=MOST_WIDE),
+        "nms_radius": partial(whole_number, low=0, high=MOST_RADIUS),
+        "border_removal_distance": partial(whole_number, low=0),
+        "remove_far_borders": flag,
+        "descriptor_grid": partial(choice, choices=DESCRIPTOR_GRIDS),
+        "min_pooled_channels": partial(whole_numbers, low=0),
+        "initializer_range": partial(number, low=0),
+    }
     attribute_map = {"descriptor_dim": "descriptor_decoder_dim"}
     channels = 1
     float32_modules = ("encoder.conv_blocks.0.conv_a", "keypoint_decoder.conv_score_b")
 
     def __init__(
         self,
-        encoder_hidden_sizes: Iterable[int] = (64, 64, 128, 128),
+        encoder_hidden_sizes: Sequence[int] = (64, 64, 128, 128),
         decoder_hidden_size: int = 256,
         keypoint_decoder_dim: int = CELL**2 + 1,
         descriptor_decoder_dim: int = 256,
@@ -56,32 +70,29 @@ class SuperPointConfig(KeypointDetectorConfig, PretrainedConfig):
         border_removal_distance: int = 4,
         remove_far_borders: bool = True,
         descriptor_grid: str = "stretched",
-        min_pooled_channels: Iterable[int] | None = None,
+        min_pooled_channels: Sequence[int] | None = None,
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.encoder_hidden_sizes = whole_numbers("encoder_hidden_sizes", encoder_hidden_sizes, 1, MOST_WIDE)
-        if not 1 <= len(self.encoder_hidden_sizes) <= MOST_BLOCKS:
-            raise ValueError(f"encoder_hidden_sizes must have 1 to {MOST_BLOCKS} entries, got {encoder_hidden_sizes}")
+        self.encoder_hidden_sizes = encoder_hidden_sizes
         widths = self.encoder_hidden_sizes[:-1]
-        pooled = [0] * len(widths) if min_pooled_channels is None else min_pooled_channels
-        self.min_pooled_channels = whole_numbers("min_pooled_channels", pooled, 0)
+        self.min_pooled_channels = [0] * len(widths) if min_pooled_channels is None else min_pooled_channels
         if len(self.min_pooled_channels) != len(widths) or any(
             count > width for count, width in zip(self.min_pooled_channels, widths)
         ):
             raise ValueError(
                 f"min_pooled_channels must be {len(widths)} counts of at most {widths}, got {self.min_pooled_channels}"
             )
-        self.decoder_hidden_size = whole_number("decoder_hidden_size", decoder_hidden_size, 1, MOST_WIDE)
-        self.keypoint_decoder_dim = whole_number("keypoint_decoder_dim", keypoint_decoder_dim, 65, 65)
-        self.descriptor_decoder_dim = whole_number("descriptor_decoder_dim", descriptor_decoder_dim, 1, MOST_WIDE)
-        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold)
-        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
-        self.border_removal_distance = whole_number("border_removal_distance", border_removal_distance, 0)
-        self.remove_far_borders = flag("remove_far_borders", remove_far_borders)
-        self.descriptor_grid = choice("descriptor_grid", descriptor_grid, DESCRIPTOR_GRIDS)
-        self.initializer_range = number("initializer_range", initializer_range, 0)
+        self.decoder_hidden_size = decoder_hidden_size
+        self.keypoint_decoder_dim = keypoint_decoder_dim
+        self.descriptor_decoder_dim = descriptor_decoder_dim
+        self.keypoint_threshold = keypoint_threshold
+        self.max_keypoints = max_keypoints
+        self.nms_radius = nms_radius
+        self.border_removal_distance = border_removal_distance
+        self.remove_far_borders = remove_far_borders
+        self.descriptor_grid = descriptor_grid
+        self.initializer_range = initializer_range
         super().__init__(**kwargs)
 
     @property

@@ -1,5 +1,6 @@
 """Configuration of XFeat."""
 
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -24,6 +25,13 @@ class XFeatConfig(KeypointDetectorConfig, PretrainedConfig):
     """
 
     model_type = "xfeat"
+    checks = {
+        **KeypointDetectorConfig.checks,
+        "descriptor_dim": partial(whole_number, low=1, high=1 << 14),
+        "keypoint_threshold": partial(number, low=0),
+        "nms_radius": partial(whole_number, low=0, high=MOST_RADIUS),
+        "initializer_range": partial(number, low=0),
+    }
     stride = 32
     float32_modules = ("block1.0", *(f"keypoint_head.{i}" for i in range(4)))
 
@@ -36,11 +44,11 @@ class XFeatConfig(KeypointDetectorConfig, PretrainedConfig):
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.descriptor_dim = whole_number("descriptor_dim", descriptor_dim, 1, 1 << 14)
-        self.keypoint_threshold = number("keypoint_threshold", keypoint_threshold, 0)
-        self.max_keypoints = whole_number("max_keypoints", max_keypoints, -1)
-        self.nms_radius = whole_number("nms_radius", nms_radius, 0, MOST_RADIUS)
-        self.initializer_range = number("initializer_range", initializer_range, 0)
+        self.descriptor_dim = descriptor_dim
+        self.keypoint_threshold = keypoint_threshold
+        self.max_keypoints = max_keypoints
+        self.nms_radius = nms_radius
+        self.initializer_range = initializer_range
         super().__init__(**kwargs)
 
 

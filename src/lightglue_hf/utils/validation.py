@@ -1,15 +1,22 @@
 """Values of configurations, checked: each function returns its value, or raises a ValueError that names the field."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 
+def refuse_none(name: str, value: Any) -> None:
+    """Raise a ValueError of a number that is missing, whatever its bounds."""
+    if value is None:
+        raise ValueError(f"{name} must be a number, got None")
+
+
 def whole_number(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
     """An integer from `low` to `high`; integers of NumPy too, `True` and 3.0 not."""
+    refuse_none(name, value)
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r:.100}")
     return int(value)
@@ -18,8 +25,17 @@ def whole_number(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
 MOST_RADIUS = 1024  # pixels; score maps are padded by as many
 
 
+def odd_number(name: str, value: Any, low: int, high: int) -> int:
+    """An odd integer from `low` to `high`."""
+    value = whole_number(name, value, low, high)
+    if value % 2 == 0:
+        raise ValueError(f"{name} must be odd, got {value}")
+    return value
+
+
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number from `low` to `high`."""
+    refuse_none(name, value)
     real = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if not (math.isfinite(real) and low <= real <= high):
         bounds = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
@@ -41,23 +57,36 @@ def choice(name: str, value: Any, choices: Collection[str]) -> str:
     return value
 
 
-def whole_numbers(name: str, values: Any, low: int, high: int = 2**31 - 1) -> list[int]:
-    """A list of integers from `low` to `high`."""
+def whole_numbers(
+    name: str, values: Any, low: int, high: int = 2**31 - 1, counts: Collection[int] | None = None
+) -> list[int]:
+    """A list of integers from `low` to `high`, of which there may be so many."""
     if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list of whole numbers, got {values!r:.100}")
-    return [whole_number(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
+    numbers = [whole_number(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
+    if counts is not None and len(numbers) not in counts:
+        raise ValueError(f"{name} must have {min(counts)} to {max(counts)} entries, got {numbers!r:.100}")
+    return numbers
 
 
-NUMBERS = (
-    "max_keypoints keypoint_threshold depth_confidence width_confidence rejection_threshold filter_threshold"
-).split()
+Check = Callable[[str, Any], Any]
+Checks = Mapping[str, Check]
 
 
-def never_none(name: str, value: Any) -> Any:
-    """The value of a field that may be set at any time; a ValueError of `None` where a number is wanted."""
-    if value is None and name in NUMBERS:
-        raise ValueError(f"{name} must be a number, got None")
-    return value
+def optional(check: Check) -> Check:
+    """The check of a field that may also be `None`."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+class CheckedFields:
+    """Attributes that are checked whenever they are set, by the constructor, by transformers or later."""
+
+    checks: ClassVar[Checks] = {}
+    """Of a field's name and a new value: what becomes of the value."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = self.checks.get(getattr(type(self), "attribute_map", {}).get(name, name))
+        super().__setattr__(name, check(name, value) if check else value)
 
 
 FLAGS = ("output_hidden_states", "output_attentions", "return_dict", "torchscript", "tie_word_embeddings")
