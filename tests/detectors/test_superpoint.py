@@ -242,15 +242,6 @@ def test_the_threshold_is_exceeded_strictly():
     assert values.tolist() == [[0.75, 0.5, 0.25]]
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-def test_equal_scores_are_in_raster_order(fixed):
-    scores = torch.randint(1, 4, (2, 60, 80), generator=torch.Generator().manual_seed(0)) / 4
-    indices, values = select_keypoints(scores, 0.0, 2500, fixed)
-    expected = scores.flatten(1).sort(dim=1, descending=True, stable=True)
-    assert torch.equal(indices, expected.indices[:, :2500])
-    assert torch.equal(values, expected.values[:, :2500])
-
-
 @pytest.mark.parametrize(("shape", "batch"), [((1, 1), 2), ((7, 5), 1), ((8, 8), 3), ((3, 200), 1)])
 @pytest.mark.parametrize("fixed_shapes", [False, True])
 @torch.no_grad()
