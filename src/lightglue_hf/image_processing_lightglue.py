@@ -127,6 +127,11 @@ def resize_to(pixels: np.ndarray, size: Any, resample: int, name: str = "the ima
     return resize_pixels(pixels, height, width, resample)
 
 
+def resize_options(longest_edge: int | None) -> dict[str, Any]:
+    """The settings of a processor that resizes to a longest edge, whatever its own are; of `None` there are none."""
+    return {} if longest_edge is None else {"do_resize": True, "size": {"longest_edge": longest_edge}}
+
+
 def _to_size_dict(size: Any) -> dict[str, int]:
     """Normalise `size`: an int is the longest edge, two ints are (height, width), a mapping has one of the two forms.
 

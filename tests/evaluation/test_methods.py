@@ -59,6 +59,13 @@ def test_lightglue_is_the_model_between_processor_and_post_processing(model, pro
     assert [array.dtype for array in prediction] == [np.float32, np.float32, np.int64, np.float32]
 
 
+def test_a_longest_edge_is_for_a_processor_that_does_not_resize_too(model, processor, images):
+    not_resizing = LightGlueImageProcessor(do_resize=False)
+    for expected, found in zip(*(lightglue("", model, p, 64).predict(*images) for p in (processor, not_resizing))):
+        assert len(expected) > 0
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_detector_with_nearest_neighbours(model, processor, images):
     prediction = lightglue("", model, processor, nearest=True).predict(*images)
     with torch.inference_mode():

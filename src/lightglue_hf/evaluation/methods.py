@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..features import KeypointFeatures
 from ..geometry import mutual_nearest, scale_keypoints
+from ..image_processing_lightglue import resize_options
 from ..images import to_pixels
 from ..utils.files import write_atomically
 from ..utils.optional import import_optional
@@ -107,8 +108,7 @@ def prepare(
     model: Any, processor: Any, images: tuple[Image.Image, Image.Image], longest_edge: int | None = None
 ) -> dict[str, Any]:
     """Two images as arguments of the model; see `lightglue`."""
-    options = {} if longest_edge is None else {"size": {"longest_edge": longest_edge}}
-    inputs = processor(list(images), return_tensors="pt", **options).to(model.device)
+    inputs = processor(list(images), return_tensors="pt", **resize_options(longest_edge)).to(model.device)
     return {**inputs, "pixel_values": inputs["pixel_values"].to(model.dtype)}
 
 
