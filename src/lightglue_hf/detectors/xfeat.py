@@ -184,7 +184,9 @@ class XFeatForKeypointDetection(KeypointDetector, XFeatPreTrainedModel):
         if min(height, width) < config.stride:
             is_keypoint = torch.zeros_like(is_keypoint)
         if region is not None:  # by the pixel of the given image that a point comes to lie on
-            region = region[:, (y * (height / rows)).round().long()][:, :, (x * (width / columns)).round().long()]
+            above = (y * (height / rows)).round().long().clamp(max=height - 1)
+            left = (x * (width / columns)).round().long().clamp(max=width - 1)
+            region = region[:, above][:, :, left]
             is_keypoint = is_keypoint & region.bool()
         is_keypoint = is_keypoint & (scores > config.keypoint_threshold)
         is_keypoint = is_keypoint & (scores == max_pool(scores, config.nms_radius))
