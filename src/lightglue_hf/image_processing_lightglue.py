@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from .geometry import resized_shape, scale_keypoints
+from .geometry import finest_float, resized_shape, scale_keypoints
 from .images import load_image, resize_pixels, to_pixels
 from .utils.validation import flag, number, whole_number
 from .visualization import draw_matches
@@ -357,8 +357,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
             points = keypoints.float() * sizes.flip(-1).unsqueeze(-2)
         else:
             image_sizes = image_sizes.to(keypoints.device)
-            precision = torch.float32 if keypoints.device.type == "mps" else torch.float64
-            points = keypoints.to(precision) * image_sizes.flip(-1).unsqueeze(-2)
+            points = keypoints.to(finest_float(keypoints.device)) * image_sizes.flip(-1).unsqueeze(-2)
             points = scale_keypoints(points, image_sizes, sizes).float()
 
         matches, scores = outputs.matches[:, 0].long(), outputs.matching_scores[:, 0].float()

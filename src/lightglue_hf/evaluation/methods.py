@@ -140,13 +140,16 @@ def seconds(model: Any) -> float:
 
 def to_prediction(outputs: Any, images: tuple[Image.Image, Image.Image]) -> Prediction:
     """What a model returns for two images, in pixels of the images and without padding."""
-    pixels = outputs.keypoints.double() * outputs.image_sizes.flip(-1)[:, :, None]
-    masks = outputs.mask[0].bool()
-    partners, scores = (values[0, 0][masks[0]].cpu() for values in (outputs.matches, outputs.matching_scores))
+    names = "keypoints", "image_sizes", "mask", "matches", "matching_scores"
+    # to the CPU first: not every device has double precision
+    keypoints, image_sizes, masks, matches, scores = (getattr(outputs, name).cpu() for name in names)
+    pixels = keypoints.double() * image_sizes.flip(-1)[:, :, None]
+    first, second = masks[0].bool()
+    partners, scores = matches[0, 0][first], scores[0, 0][first]
     matched = partners > -1
-    without_padding = masks[1].cumsum(0).cpu() - 1
+    without_padding = second.cumsum(0) - 1
     indices = torch.stack([matched.nonzero()[:, 0], without_padding[partners[matched]]], dim=1)
-    points = _in_images(pixels, outputs.mask, outputs.image_sizes, images)
+    points = _in_images(pixels, masks, image_sizes, images)
     return Prediction(*points, indices.numpy(), scores[matched].float().numpy())
 
 
