@@ -389,6 +389,21 @@ def test_pixels_are_checked_and_a_matcher_alone_refuses_them():
         matcher("sp")(torch.rand(1, 2, 3, 16, 16))
 
 
+OF_FEATURES = {name: torch.ones(1) for name in ("keypoints", "descriptors", "mask", "scales", "orientations")}
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+def test_an_argument_of_features_is_not_ignored_beside_pixels(name):
+    with pytest.raises(ValueError, match=f"either pixel_values, .*: {name} cannot be given with pixel_values"):
+        matcher("sp")(torch.rand(1, 2, 3, 16, 16), **{name: OF_FEATURES[name]})
+
+
+def test_a_region_is_not_ignored_beside_features():
+    given = {name: OF_FEATURES[name] for name in ("keypoints", "descriptors")}
+    with pytest.raises(ValueError, match="region cannot be given with keypoints and descriptors"):
+        matcher("sp")(**given, region=torch.ones(1))
+
+
 @torch.no_grad()
 def test_hidden_states_and_attentions_keep_the_contract():
     model = matcher("sp", depth_confidence=-1, width_confidence=-1)

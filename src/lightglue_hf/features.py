@@ -426,6 +426,22 @@ def check_images(
                 )
 
 
+def check_one_mode(pixels: Mapping[str, Any], features: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names arguments of pixels and of features that are given together.
+
+    Args:
+        pixels: what goes with pixels alone, `pixel_values` among it; `None` where it is not given.
+        features: what goes with features alone, `keypoints` and `descriptors` among it.
+    """
+    wanted = "give either pixel_values, or keypoints and descriptors"
+    finds = pixels["pixel_values"] is not None
+    if not finds and (features["keypoints"] is None or features["descriptors"] is None):
+        raise ValueError(wanted)
+    if others := [name for name, value in (features if finds else pixels).items() if value is not None]:
+        mode = "pixel_values" if finds else "keypoints and descriptors"
+        raise ValueError(f"{wanted}: {', '.join(others)} cannot be given with {mode}")
+
+
 def features_of_pairs(
     config: Any,
     keypoints: "KeypointFeatures | Tensor",

@@ -24,7 +24,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
 from .detectors import model_class
-from .features import KeypointFeatures, check_images, features_of_detector, features_of_pairs
+from .features import KeypointFeatures, check_images, check_one_mode, features_of_detector, features_of_pairs
 from .loading import CheckedLoading
 from .utils.tensors import as_autocast, is_traced, low_memory_cpu
 
@@ -898,10 +898,19 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             See [`LightGlueKeypointMatchingOutput`]; a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: an argument of another shape or missing, or NaN or Inf in it, named.
+            ValueError: an argument of another shape or missing, or NaN or Inf in it, or one that does not go with
+                pixels, or with features, named.
         """
-        if (pixel_values is None) == (keypoints is None or descriptors is None):
-            raise ValueError("give either pixel_values, or keypoints and descriptors")
+        check_one_mode(
+            {"pixel_values": pixel_values, "region": region},
+            {
+                "keypoints": keypoints,
+                "descriptors": descriptors,
+                "mask": mask,
+                "scales": scales,
+                "orientations": orientations,
+            },
+        )
         if pixel_values is None:
             features = KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
         elif pixel_values.ndim == 5:
