@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,13 @@ from transformers import AutoModelForKeypointDetection, PretrainedConfig, PreTra
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
-from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig, modeling_lightglue
+from lightglue_hf import (
+    LightGlueConfig,
+    LightGlueForKeypointMatching,
+    LightGlueImageProcessor,
+    SuperPointConfig,
+    modeling_lightglue,
+)
 from lightglue_hf.modeling_lightglue import (
     IGNORED,
     UNMATCHED,
@@ -381,6 +388,12 @@ def test_pixels_are_checked_and_a_matcher_alone_refuses_them():
     model = LightGlueForKeypointMatching(LightGlueConfig(descriptor_dim=32, num_hidden_layers=1)).eval()
     with pytest.raises(ValueError, match="pixel_values contains NaN"):
         model(torch.full((1, 2, 3, 16, 16), torch.nan))
+    with pytest.raises(ValueError, match='pixel_values must be a tensor, got ndarray: pass return_tensors="pt"'):
+        model(**LightGlueImageProcessor()([np.zeros((16, 16), np.uint8)] * 2))
+    with pytest.raises(ValueError, match="image_sizes must be integers"):
+        model(torch.rand(1, 2, 3, 16, 16), image_sizes=torch.full((1, 2, 2), 16.0))
+    with pytest.raises(ValueError, match=r"image_sizes .* must lie between"):
+        model(torch.rand(1, 2, 3, 16, 16), image_sizes=torch.full((1, 2, 2), 17))
     with pytest.raises(ValueError, match=r"pixel_values must be \(batch, 2"):
         model(torch.rand(2, 3, 16, 16))
     with pytest.raises(ValueError, match="either pixel_values, or keypoints"):

@@ -24,7 +24,14 @@ from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
 from .detectors import model_class
-from .features import KeypointFeatures, check_images, check_one_mode, features_of_detector, features_of_pairs
+from .features import (
+    KeypointFeatures,
+    check_images,
+    check_one_mode,
+    features_of_detector,
+    features_of_pairs,
+    looks_at_values,
+)
 from .loading import CheckedLoading
 from .utils.tensors import as_autocast, is_traced, low_memory_cpu
 
@@ -774,7 +781,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         """
         if not self.config.use_keypoint_detector:
             raise ValueError("this model has no keypoint detector: give match_features keypoints and descriptors")
-        check_images(pixel_values, image_sizes, region, self._looks_at_values(pixel_values))
+        check_images(pixel_values, image_sizes, region, values=False)  # at which the detector looks
         height, width = pixel_values.shape[-2:]
         detector: Any = self.keypoint_detector
         # a traced graph has one number of keypoints, and a size in numbers would be a constant of it
@@ -835,7 +842,9 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             output_attentions = config.output_attentions
         given = (keypoints, descriptors, mask, image_sizes, scales, orientations)
         points = keypoints.keypoints if isinstance(keypoints, KeypointFeatures) else keypoints
-        features = features_of_pairs(config, *given, values=points is None or self._looks_at_values(points))
+        features = features_of_pairs(
+            config, *given, values=points is None or looks_at_values(points, self._is_static())
+        )
         assert features.keypoints is not None
         if labels is not None and labels.shape != features.keypoints.shape[:3]:
             raise ValueError(
@@ -945,10 +954,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def _is_static(self) -> bool:
         """Nothing is adaptive: shapes do not depend on values, and nothing waits for the device."""
         return not self.config.is_adaptive
-
-    def _looks_at_values(self, x: Tensor) -> bool:
-        """Whether arguments are searched for NaN: not where that would wait for the device, or end up in a graph."""
-        return not (is_traced() or (self._is_static() and x.device.type != "cpu"))
 
     def _points(self, features: KeypointFeatures) -> Points:
         """The points as the first layer takes them, all of all pairs; the mask, if any, is bool."""

@@ -218,7 +218,7 @@ class SuperPointForKeypointDetection(KeypointDetector, SuperPointPreTrainedModel
             image_sizes, region, fixed_shapes: as in [`extract_features`].
 
         Raises:
-            ValueError: an argument of another shape, or `fixed_shapes` without `max_keypoints`.
+            ValueError: labels that are no dictionary, or see [`check_detector_inputs`].
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states

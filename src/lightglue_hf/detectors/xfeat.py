@@ -168,7 +168,7 @@ class XFeatForKeypointDetection(KeypointDetector, XFeatPreTrainedModel):
     def detect(
         self, pixel_values: Tensor, region: Tensor | None = None, fixed_shapes: bool = False
     ) -> KeypointFeatures:
-        """See [`KeypointDetector.detect`]; the mean of the channels is used, however many there are."""
+        """See [`KeypointDetector.detect`]; the mean of the channels is used."""
         config = self.config
         height, width = pixel_values.shape[-2:]
         rows, columns = (max(side // config.stride, 1) * config.stride for side in (height, width))
