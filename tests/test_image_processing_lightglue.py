@@ -659,3 +659,6 @@ def test_post_processing_names_what_is_missing(processor):
     outputs.keypoints = torch.zeros(1, 2, 3, 2)
     with pytest.raises(ValueError, match="threshold"):
         processor.post_process_keypoint_matching(outputs, [((9, 9), (9, 9))], threshold=None)
+    outputs.matches = outputs.matching_scores = None
+    with pytest.raises(ValueError, match="no matches: a call of the model with labels"):
+        processor.post_process_keypoint_matching(outputs, [((9, 9), (9, 9))])

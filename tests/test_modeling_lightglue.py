@@ -678,6 +678,37 @@ def test_labels_train_every_part_and_the_confidence_changes_nothing_else():
     assert all(name.startswith("token_confidence") for name in confidence_only)
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (5, "must lie between -2 and 4, the last keypoint, got 5"),
+        (-3, "must lie between -2 and 4, the last keypoint, got -3"),
+        (0.0, "must be integers, got torch.float32"),
+        (True, "must be integers, got torch.bool"),
+        (4, "must not name padding"),
+    ],
+)
+@pytest.mark.parametrize("image", [0, 1])
+def test_labels_that_name_no_keypoint_are_refused(label, message, image):
+    features = {"keypoints": torch.rand(1, 2, 5, 2), "descriptors": torch.rand(1, 2, 5, 64)}
+    mask = torch.tensor([1, 1, 1, 1, 0]).expand(1, 2, 5)
+    labels = torch.zeros(1, 2, 5, dtype=torch.tensor(label).dtype)
+    labels[0, image, 2] = label
+    with pytest.raises(ValueError, match=f"labels {message}"):
+        matcher("sp").match_features(**features, mask=mask, labels=labels)
+
+
+def test_labels_are_integers_of_any_type_and_those_of_padding_do_not_count():
+    features = {"keypoints": torch.rand(1, 2, 5, 2), "descriptors": torch.rand(1, 2, 5, 64)}
+    mask = torch.tensor([1, 1, 1, 1, 0]).expand(1, 2, 5)
+    labels = torch.tensor([0, -1, -2, 3, -2]).repeat(1, 2, 1)
+    expected = matcher("sp").match_features(**features, mask=mask, labels=labels)
+    labels[:, :, 4] = -100
+    outputs = matcher("sp").match_features(**features, mask=mask, labels=labels.int())
+    assert torch.equal(outputs.loss, expected.loss)
+    assert outputs.matches is outputs.matching_scores is outputs.prune is outputs.stop is None
+
+
 @torch.no_grad()
 def test_the_loss_of_a_batch_is_the_mean_of_its_pairs_and_padding_is_ignored():
     model = matcher("sp")

@@ -344,13 +344,15 @@ class LightGlueImageProcessor(BaseImageProcessor):
 
         Raises:
             ValueError: target sizes of another shape; outputs without keypoints, as those of precomputed features
-                may be; no number for `threshold`.
+                may be, or without matches, as those of labels are; no number for `threshold`.
         """
         if threshold is None:
             raise ValueError("`threshold` must be a number; 0 keeps every match.")
         keypoints = outputs.keypoints
         if keypoints is None:
             raise ValueError("The outputs have no keypoints, or none relative to an image's size.")
+        if outputs.matches is None:
+            raise ValueError("The outputs have no matches: a call of the model with labels gives the loss alone.")
         sizes = _to_target_sizes(target_sizes, len(keypoints)).to(keypoints.device)
         image_sizes = getattr(outputs, "image_sizes", None)
         if image_sizes is None:

@@ -31,6 +31,7 @@ from .features import (
     features_of_detector,
     features_of_pairs,
     looks_at_values,
+    refuse_non_integers,
 )
 from .loading import CheckedLoading
 from .utils.tensors import as_autocast, is_traced, low_memory_cpu
@@ -607,6 +608,31 @@ class Result:
         )
 
 
+def checked_labels(labels: Tensor, exists: Tensor, values: bool) -> Tensor:
+    """Ground-truth labels `(pairs, 2, n)` as int64; those of padding are to be ignored.
+
+    Args:
+        exists: `(pairs, 2, n)` bool, `False` for padding.
+        values: also look at the numbers, for which the device has to finish.
+
+    Raises:
+        ValueError: labels of another shape or type, out of range, or of a match that is padding.
+    """
+    if labels.shape != exists.shape:
+        raise ValueError(f"labels must have shape {tuple(exists.shape)}, got {tuple(labels.shape)}")
+    refuse_non_integers(labels=labels)
+    labels = labels.long().masked_fill(~exists, IGNORED)
+    if values and labels.numel():
+        low, high, last = int(labels.min()), int(labels.max()), labels.shape[-1] - 1
+        if low < IGNORED or high > last:
+            wrong = low if low < IGNORED else high
+            raise ValueError(f"labels must lie between {IGNORED} and {last}, the last keypoint, got {wrong}")
+        partners = exists.flip(1).gather(2, labels.clamp(min=0))
+        if ((labels >= 0) & ~partners).any():
+            raise ValueError("labels must not name padding of the other image")
+    return labels
+
+
 class Record:
     """The hidden states and attentions that were asked for, otherwise `None`."""
 
@@ -824,16 +850,17 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             orientations: `(batch, 2, n)` radians, likewise.
             output_hidden_states, output_attentions: also return those.
             labels: `(batch, 2, n)` int64, index of the true match in the other image, -1 for none, -2 to ignore.
-                With labels all layers run, whatever the confidences.
+                With labels all layers run, whatever the confidences, and there is a loss in place of `matches`,
+                `matching_scores`, `prune` and `stop`, which are `None`.
 
         Returns:
             Of each pair the matches, their scores and how far the layers went: see
             [`LightGlueKeypointMatchingOutput`].
 
         Raises:
-            ValueError: an argument of another shape or missing, NaN, Inf or numbers beyond 1e6 in it, or sizes that
-                are not positive, named. (In static mode on an accelerator values are not looked at, because that
-                would wait for the device.)
+            ValueError: an argument of another shape or missing, NaN, Inf or numbers beyond 1e6 in it, sizes that are
+                not positive, or labels out of range or of padding, named. (In static mode on an accelerator values
+                are not looked at, because that would wait for the device.)
         """
         config = self.config
         if output_hidden_states is None:
@@ -842,14 +869,9 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             output_attentions = config.output_attentions
         given = (keypoints, descriptors, mask, image_sizes, scales, orientations)
         points = keypoints.keypoints if isinstance(keypoints, KeypointFeatures) else keypoints
-        features = features_of_pairs(
-            config, *given, values=points is None or looks_at_values(points, self._is_static())
-        )
+        values = points is None or looks_at_values(points, self._is_static())
+        features = features_of_pairs(config, *given, values=values)
         assert features.keypoints is not None
-        if labels is not None and labels.shape != features.keypoints.shape[:3]:
-            raise ValueError(
-                f"labels must have shape {tuple(features.keypoints.shape[:3])}, got {tuple(labels.shape)}"
-            )
         mask = None if features.mask is None else features.mask.bool()
         features = replace(features, keypoints=features.keypoints.float(), mask=mask)
         assert features.keypoints is not None
@@ -859,7 +881,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         record = Record(output_hidden_states, output_attentions)
         loss = result = None
         if labels is not None:
-            loss = self._loss(self._points(features), labels, record)
+            loss = self._loss(self._points(features), checked_labels(labels, exists, values), record)
         elif record.is_empty and low_memory_cpu(self, features.keypoints):
             at_once = max(1, POINTS_AT_ONCE // max(1, 2 * features.keypoints.shape[2]))
             starts = range(0, len(features.keypoints), at_once) or [0]  # an empty batch is one part
@@ -1097,8 +1119,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         glue-factory@2d17e3b with gamma = 1.
         """
         layers = self.config.num_hidden_layers
-        if points.mask is not None:
-            labels = labels.masked_fill(~points.mask, IGNORED)
         assignment_loss = points.cos.new_zeros(())
         logits, assigned = [], []
         for i, assignment_layer in enumerate(self.match_assignment_layers):
