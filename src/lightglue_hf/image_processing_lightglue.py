@@ -16,7 +16,7 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .geometry import finest_float, resized_shape, scale_keypoints
-from .images import load_image, resize_pixels, to_pixels
+from .images import is_channels_last, load_image, resize_pixels, to_pixels
 from .utils.validation import flag, number, whole_number
 from .visualization import draw_matches
 
@@ -224,7 +224,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
         rescale_factor: float | None = None,
         do_grayscale: bool | None = None,
         return_tensors: str | None = None,
-        data_format: str = "channels_first",
+        data_format: str | None = None,
         input_data_format: str | None = None,
         timeout: float | None = None,
         pairs: bool = True,
@@ -240,7 +240,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
                 a URL.
             do_resize, size, resample, do_rescale, rescale_factor, do_grayscale: override the settings of the class.
             return_tensors: "pt" for tensors, else NumPy arrays.
-            data_format: "channels_first" or "channels_last", of the result.
+            data_format: "channels_first" or "channels_last", of the result; the former by default.
             input_data_format: the same for arrays whose channel axis is unclear.
             timeout: seconds to wait for a URL.
             pairs: whether `images` are pairs, as in transformers. `False` gives arrays for `extract_features`.
@@ -259,7 +259,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
 
         Raises:
             ValueError: not a pair or pairs; an unclear channel axis, NaN, Inf or values out of range; a region of
-                another size; a step that is not done here; a device for NumPy arrays.
+                another size; a step that is not done here; a device for NumPy arrays; a channel axis of another name.
             TypeError: a keyword that no processor has.
             OSError: an unreadable file or URL, which is named.
             PIL.Image.DecompressionBombError: an image beyond Pillow's limit; with several pairs already in the band
@@ -274,6 +274,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
         do_rescale = self.do_rescale if do_rescale is None else do_rescale
         rescale_factor = self.rescale_factor if rescale_factor is None else rescale_factor
         do_grayscale = self.do_grayscale if do_grayscale is None else do_grayscale
+        channels_last = data_format is not None and is_channels_last("data_format", data_format)
 
         flat_images = _flatten_pairs(images) if pairs else _flatten_singles(images)
         flat_regions = [None] * len(flat_images) if regions is None else _flatten_regions(regions, images)
@@ -309,7 +310,7 @@ class LightGlueImageProcessor(BaseImageProcessor):
         pixel_values = np.zeros((len(processed), 3, height, width), dtype=np.float32)
         for canvas, pixels in zip(pixel_values, processed):
             canvas[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        if str(getattr(data_format, "value", data_format)) == "channels_last":
+        if channels_last:
             pixel_values = np.ascontiguousarray(np.moveaxis(pixel_values, 1, -1))
 
         data = {"pixel_values": pixel_values.reshape(*shape, *pixel_values.shape[1:])}
