@@ -11,7 +11,12 @@ from transformers import AutoConfig, AutoModelForKeypointMatching, pipeline
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.lightglue.configuration_lightglue import LightGlueConfig as StockConfig
 
-from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, LightGlueImageProcessor
+from lightglue_hf import (
+    LightGlueConfig,
+    LightGlueImageProcessor,
+    modeling_lightglue,
+)
+from lightglue_hf import features as features_module
 from lightglue_hf.modeling_lightglue import LightGlueAttention, LightGlueKeypointMatchingOutput
 
 from .tiny import LAYERS, SETTINGS, different_pairs, whole_model
@@ -313,7 +318,8 @@ class Syncs(TorchDispatchMode):
 
 @torch.no_grad()
 def test_18_nothing_waits_in_static_mode(monkeypatch):
-    monkeypatch.setattr(LightGlueForKeypointMatching, "_looks_at_values", lambda *_: False)
+    for module in (features_module, modeling_lightglue):
+        monkeypatch.setattr(module, "looks_at_values", lambda *_: False)
     static = whole_model(max_keypoints=40, depth_confidence=-1, width_confidence=-1)
     _, count = (syncs := Syncs()).of(static, different_pairs())
     assert count == 0, syncs.counts
@@ -321,7 +327,8 @@ def test_18_nothing_waits_in_static_mode(monkeypatch):
 
 @torch.no_grad()
 def test_18_few_things_wait_in_adaptive_mode_whatever_the_batch(monkeypatch):
-    monkeypatch.setattr(LightGlueForKeypointMatching, "_looks_at_values", lambda *_: False)
+    for module in (features_module, modeling_lightglue):
+        monkeypatch.setattr(module, "looks_at_values", lambda *_: False)
     model, pair = whole_model(max_keypoints=40), different_pairs()[:1]
     counts = []
     for batch in (1, 4, 16):

@@ -18,6 +18,7 @@ from lightglue_hf import (
 )
 from lightglue_hf.features import features_of_detector
 
+from .small_detectors import DETECTORS, small_matcher
 from .tiny import whole_model
 
 SIZES = [(40, 56), (33, 60), (48, 41), (40, 56)]
@@ -218,6 +219,41 @@ def test_photos_of_unlike_shape_are_extracted_once_and_matched_as_in_pairs(max_k
         torch.testing.assert_close(once.keypoints[row, :, :n], paired.keypoints[0, :, :n])
     single = model.extract_features(**processor(photos[1], pairs=False, return_tensors="pt"))
     assert int(single.mask.sum()) == int(features.mask[1].sum())
+
+
+# -- what every detector takes
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@torch.no_grad()
+def test_grey_images_are_those_of_three_equal_channels(name):
+    detector = small_matcher(name).keypoint_detector
+    grey = torch.randint(0, 256, (2, 1, 64, 96)) / 256  # of which the mean of three is exact
+    found, expected = (detector.extract_features(images) for images in (grey, grey.repeat(1, 3, 1, 1)))
+    assert found.mask.sum() > 20
+    assert torch.equal(found.keypoints, expected.keypoints)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("pixel_values", torch.rand(1, 4, 32, 40), "1 channel, grey, or 3"),
+        ("pixel_values", torch.full((1, 3, 32, 40), torch.nan), "NaN"),
+        ("pixel_values", np.zeros((1, 3, 32, 40)), 'pass return_tensors="pt"'),
+        ("pixel_values", torch.rand(1, 2, 3, 32, 40), r"\(batch, channels"),
+        ("image_sizes", torch.tensor([[33, 40]]), r"between \(1, 1\) and \(32, 40\)"),
+        ("image_sizes", torch.tensor([[0, 40]]), r"between \(1, 1\) and \(32, 40\)"),
+        ("image_sizes", torch.tensor([[32.0, 40.0]]), "must be integers"),
+        ("image_sizes", torch.tensor([[32, 40]] * 2), "shape"),
+        ("region", torch.ones(1, 32, 41, dtype=torch.bool), "shape"),
+    ],
+)
+def test_wrong_arguments_of_a_detector_are_named(name, argument, value, message):
+    detector = small_matcher(name).keypoint_detector
+    for call in (detector.extract_features, detector):
+        with pytest.raises(ValueError, match=f"{argument} .*{message}"):
+            call(**{"pixel_values": torch.rand(1, 3, 32, 40), argument: value})
 
 
 # -- a detector of the contract: the brightest pixels, with a scale and an orientation

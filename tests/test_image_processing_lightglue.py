@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import PretrainedConfig
+from transformers.image_utils import ChannelDimension
 
 from lightglue_hf.image_processing_lightglue import (
     LightGlueImageProcessor,
@@ -169,6 +170,19 @@ def test_unclear_channels_are_refused_unless_named(processor, shape):
         first, _ = to_pixels(image, input_data_format="channels_first")
         last, _ = to_pixels(image, input_data_format="channels_last")
         assert (first.shape[1:], last.shape[1:]) == (shape[1:], shape[:2])
+
+
+@pytest.mark.parametrize("name", ["data_format", "input_data_format"])
+@pytest.mark.parametrize("image", [Image.fromarray(PHOTO), np.zeros((9, 7, 3), np.uint8)])
+def test_the_channel_axis_has_two_names(processor, name, image):
+    for value in ("HWC", "none", 3):
+        with pytest.raises(ValueError, match=f"{name} must be one of channels_first, channels_last, got '{value}'"):
+            processor([image, image], **{name: value})
+    for last in (ChannelDimension.LAST, "channels_last"):
+        assert processor([image, image], data_format=last)["pixel_values"].shape[-1] == 3
+    expected = processor([image, image])["pixel_values"]
+    for first in (None, ChannelDimension.FIRST, "channels_first"):
+        assert np.array_equal(processor([image, image], data_format=first)["pixel_values"], expected)
 
 
 # ---- colour modes, value ranges and faulty files
@@ -680,3 +694,6 @@ def test_post_processing_names_what_is_missing(processor):
     outputs.keypoints = torch.zeros(1, 2, 3, 2)
     with pytest.raises(ValueError, match="threshold"):
         processor.post_process_keypoint_matching(outputs, [((9, 9), (9, 9))], threshold=None)
+    outputs.matches = outputs.matching_scores = None
+    with pytest.raises(ValueError, match="no matches: a call of the model with labels"):
+        processor.post_process_keypoint_matching(outputs, [((9, 9), (9, 9))])

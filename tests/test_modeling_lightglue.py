@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,13 @@ from transformers import AutoModelForKeypointDetection, PretrainedConfig, PreTra
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
-from lightglue_hf import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig, modeling_lightglue
+from lightglue_hf import (
+    LightGlueConfig,
+    LightGlueForKeypointMatching,
+    LightGlueImageProcessor,
+    SuperPointConfig,
+    modeling_lightglue,
+)
 from lightglue_hf.modeling_lightglue import (
     IGNORED,
     UNMATCHED,
@@ -381,12 +388,33 @@ def test_pixels_are_checked_and_a_matcher_alone_refuses_them():
     model = LightGlueForKeypointMatching(LightGlueConfig(descriptor_dim=32, num_hidden_layers=1)).eval()
     with pytest.raises(ValueError, match="pixel_values contains NaN"):
         model(torch.full((1, 2, 3, 16, 16), torch.nan))
+    with pytest.raises(ValueError, match='pixel_values must be a tensor, got ndarray: pass return_tensors="pt"'):
+        model(**LightGlueImageProcessor()([np.zeros((16, 16), np.uint8)] * 2))
+    with pytest.raises(ValueError, match="image_sizes must be integers"):
+        model(torch.rand(1, 2, 3, 16, 16), image_sizes=torch.full((1, 2, 2), 16.0))
+    with pytest.raises(ValueError, match=r"image_sizes .* must lie between"):
+        model(torch.rand(1, 2, 3, 16, 16), image_sizes=torch.full((1, 2, 2), 17))
     with pytest.raises(ValueError, match=r"pixel_values must be \(batch, 2"):
         model(torch.rand(2, 3, 16, 16))
     with pytest.raises(ValueError, match="either pixel_values, or keypoints"):
         model()
     with pytest.raises(ValueError, match="no keypoint detector"):
         matcher("sp")(torch.rand(1, 2, 3, 16, 16))
+
+
+OF_FEATURES = {name: torch.ones(1) for name in ("keypoints", "descriptors", "mask", "scales", "orientations")}
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+def test_an_argument_of_features_is_not_ignored_beside_pixels(name):
+    with pytest.raises(ValueError, match=f"either pixel_values, .*: {name} cannot be given with pixel_values"):
+        matcher("sp")(torch.rand(1, 2, 3, 16, 16), **{name: OF_FEATURES[name]})
+
+
+def test_a_region_is_not_ignored_beside_features():
+    given = {name: OF_FEATURES[name] for name in ("keypoints", "descriptors")}
+    with pytest.raises(ValueError, match="region cannot be given with keypoints and descriptors"):
+        matcher("sp")(**given, region=torch.ones(1))
 
 
 @torch.no_grad()
@@ -648,6 +676,37 @@ def test_labels_train_every_part_and_the_confidence_changes_nothing_else():
     model.match_features(**features, labels=labels).loss.backward()
     confidence_only = [name for name, p in model.named_parameters() if p.grad is not None]
     assert all(name.startswith("token_confidence") for name in confidence_only)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (5, "must lie between -2 and 4, the last keypoint, got 5"),
+        (-3, "must lie between -2 and 4, the last keypoint, got -3"),
+        (0.0, "must be integers, got torch.float32"),
+        (True, "must be integers, got torch.bool"),
+        (4, "must not name padding"),
+    ],
+)
+@pytest.mark.parametrize("image", [0, 1])
+def test_labels_that_name_no_keypoint_are_refused(label, message, image):
+    features = {"keypoints": torch.rand(1, 2, 5, 2), "descriptors": torch.rand(1, 2, 5, 64)}
+    mask = torch.tensor([1, 1, 1, 1, 0]).expand(1, 2, 5)
+    labels = torch.zeros(1, 2, 5, dtype=torch.tensor(label).dtype)
+    labels[0, image, 2] = label
+    with pytest.raises(ValueError, match=f"labels {message}"):
+        matcher("sp").match_features(**features, mask=mask, labels=labels)
+
+
+def test_labels_are_integers_of_any_type_and_those_of_padding_do_not_count():
+    features = {"keypoints": torch.rand(1, 2, 5, 2), "descriptors": torch.rand(1, 2, 5, 64)}
+    mask = torch.tensor([1, 1, 1, 1, 0]).expand(1, 2, 5)
+    labels = torch.tensor([0, -1, -2, 3, -2]).repeat(1, 2, 1)
+    expected = matcher("sp").match_features(**features, mask=mask, labels=labels)
+    labels[:, :, 4] = -100
+    outputs = matcher("sp").match_features(**features, mask=mask, labels=labels.int())
+    assert torch.equal(outputs.loss, expected.loss)
+    assert outputs.matches is outputs.matching_scores is outputs.prune is outputs.stop is None
 
 
 @torch.no_grad()

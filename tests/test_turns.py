@@ -144,6 +144,18 @@ def test_nothing_in_either_photo(turns, tiles):
     assert outputs.image_sizes.tolist() == [[[60, 300] if tiles else [51, 256]] * 2]
 
 
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_longest_edge_is_for_a_processor_that_does_not_resize_too(turns):
+    model = small_matcher("superpoint", max_keypoints=100)
+    photos = picture(120, 160), picture(120, 160, seed=1)
+    resizing, not_resizing = processor_of(model), processor_of(model)
+    not_resizing.do_resize = False
+    expected, _ = match_turned(model, resizing, photos, turns, longest_edge=96)
+    outputs, _ = match_turned(model, not_resizing, photos, turns, longest_edge=96)
+    assert outputs.image_sizes.tolist() == [[[72, 96]] * 2]
+    assert torch.equal(outputs.keypoints, expected.keypoints)
+
+
 class OfOneSize:
     """In place of exported graphs that were made for images of one size."""
 

@@ -2,7 +2,7 @@
 
 The contract has three parts.
 
-- A detector *gets* `pixel_values` in [0, 1], `(images, channels, height, width)`, and may get `image_sizes` (the rest
+- A detector *gets* `pixel_values` in [0, 1], `(images, 1 or 3, height, width)`, and may get `image_sizes` (the rest
   of the canvas, to the right and bottom, is padding) and a `region` (where keypoints may lie).
 - It *gives* `KeypointFeatures`: keypoints in float32 pixels, whatever its own precision; keypoints before padding;
   an image's features do not depend on its padding or on the other images of the batch.
@@ -253,6 +253,23 @@ def refuse_non_finite(**tensors: Tensor | None) -> None:
             raise ValueError(f"{name} contains NaN or Inf")
 
 
+def refuse_non_integers(**tensors: Tensor | None) -> None:
+    """Raise a ValueError that names the tensor of another type than integers."""
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
+            raise ValueError(f"{name} must be integers, got {tensor.dtype}")
+
+
+def looks_at_values(x: Tensor, static: bool) -> bool:
+    """Whether arguments are searched for NaN: not where that would end up in a graph.
+
+    Args:
+        x: any of them.
+        static: nor where that would wait for the device.
+    """
+    return not (is_traced() or (static and x.device.type != "cpu"))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The contract
 
@@ -333,7 +350,7 @@ class KeypointDetector:
         """Keypoints of images that fill `pixel_values`.
 
         Args:
-            pixel_values: `(images, channels, height, width)` in [0, 1], any height and width from 1 pixel.
+            pixel_values: `(images, 1 or 3, height, width)` in [0, 1], any height and width from 1 pixel.
             region: `(images, height, width)` bool, where keypoints may lie: the best of those are kept.
             fixed_shapes: return exactly `config.max_keypoints` columns (>= 0) and never wait for the device.
 
@@ -352,13 +369,13 @@ class KeypointDetector:
         """Keypoints of images, each as it is alone and without padding.
 
         Args:
-            pixel_values: `(images, channels, height, width)` in [0, 1].
+            pixel_values: `(images, 1 or 3, height, width)` in [0, 1], grey or RGB.
             image_sizes: `(images, 2)` int, (height, width) of the image within each `pixel_values`, the rest of
                 which, to its right and bottom, is padding; all of it by default.
             region, fixed_shapes: see [`detect`].
 
         Raises:
-            ValueError: an argument of another shape, or `fixed_shapes` without `max_keypoints`.
+            ValueError: see [`check_detector_inputs`].
         """
         check_detector_inputs(self.config, pixel_values, image_sizes, region, fixed_shapes)
         height, width = pixel_values.shape[-2:]
@@ -411,30 +428,36 @@ class KeypointDetector:
 def check_detector_inputs(
     config: Any, pixel_values: Tensor, image_sizes: Tensor | None, region: Tensor | None, fixed_shapes: bool
 ) -> None:
-    """Raise a ValueError that names an argument of a detector that is of another shape."""
+    """Raise a ValueError that names an argument of a detector that [`check_images`] refuses.
+
+    Also pixels of neither 1 nor 3 channels, and `fixed_shapes` without `max_keypoints`.
+    """
     if pixel_values.ndim != 4:
         raise ValueError(
             f"pixel_values must be (batch, channels, height, width), got shape {tuple(pixel_values.shape)}"
         )
     if fixed_shapes and config.max_keypoints < 0:
         raise ValueError("fixed_shapes needs config.max_keypoints >= 0")
-    images, _, height, width = pixel_values.shape
-    expected = {"image_sizes": (image_sizes, (images, 2)), "region": (region, (images, height, width))}
-    for name, (value, shape) in expected.items():
-        if value is not None and tuple(value.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+    check_images(pixel_values, image_sizes, region, looks_at_values(pixel_values, fixed_shapes))
+    if not is_traced() and pixel_values.shape[1] not in (1, 3):
+        raise ValueError(f"pixel_values must have 1 channel, grey, or 3, RGB, got shape {tuple(pixel_values.shape)}")
 
 
 def check_images(
     pixel_values: Tensor, image_sizes: Tensor | None, region: Tensor | None = None, values: bool = True
 ) -> None:
-    """Raise a ValueError that names what is of another shape, NaN or out of its range, of images or of pairs of them.
+    """Raise a ValueError that names what is no tensor, of another shape or type, NaN or out of its range.
 
     Args:
         pixel_values: `(batch, 2, channels, height, width)` or `(images, channels, height, width)`.
         image_sizes, region: see [`KeypointDetector.extract_features`], with the axes of `pixel_values` in front.
         values: also look at the numbers, for which the device has to finish.
     """
+    for name, value in {"pixel_values": pixel_values, "image_sizes": image_sizes, "region": region}.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(
+                f'{name} must be a tensor, got {type(value).__name__}: pass return_tensors="pt" to the processor'
+            )
     if pixel_values.ndim not in (4, 5) or (pixel_values.ndim == 5 and pixel_values.shape[1] != 2):
         raise ValueError(
             "pixel_values must be (batch, 2, channels, height, width) or (images, channels, height, width), "
@@ -446,6 +469,7 @@ def check_images(
     for name, (value, shape) in expected.items():
         if value is not None and tuple(value.shape) != tuple(shape):
             raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+    refuse_non_integers(image_sizes=image_sizes)
     if values:
         refuse_non_finite(pixel_values=pixel_values)
         if image_sizes is not None and image_sizes.numel():
@@ -454,6 +478,22 @@ def check_images(
                 raise ValueError(
                     f"image_sizes (height, width) must lie between (1, 1) and ({height}, {width}), of pixel_values"
                 )
+
+
+def check_one_mode(pixels: Mapping[str, Any], features: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names arguments of pixels and of features that are given together.
+
+    Args:
+        pixels: what goes with pixels alone, `pixel_values` among it; `None` where it is not given.
+        features: what goes with features alone, `keypoints` and `descriptors` among it.
+    """
+    wanted = "give either pixel_values, or keypoints and descriptors"
+    finds = pixels["pixel_values"] is not None
+    if not finds and (features["keypoints"] is None or features["descriptors"] is None):
+        raise ValueError(wanted)
+    if others := [name for name, value in (features if finds else pixels).items() if value is not None]:
+        mode = "pixel_values" if finds else "keypoints and descriptors"
+        raise ValueError(f"{wanted}: {', '.join(others)} cannot be given with {mode}")
 
 
 def features_of_pairs(
@@ -517,7 +557,7 @@ def features_of_detector(
     """
     if isinstance(detector, KeypointDetector):
         return detector.extract_features(pixel_values, image_sizes, region, fixed_shapes)
-    check_detector_inputs(detector.config, pixel_values, image_sizes, region, False)
+    check_detector_inputs(detector.config, pixel_values, image_sizes, region, fixed_shapes)
     height, width = pixel_values.shape[-2:]
     options: dict[str, Any] = {}
     if "image_sizes" in inspect.signature(detector.forward).parameters and image_sizes is not None:

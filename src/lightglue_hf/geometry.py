@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+def finest_float(device: torch.device) -> torch.dtype:
+    """Double precision where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def scale_keypoints(keypoints: Tensor, from_sizes: Any, to_sizes: Any) -> Tensor:
     """Move keypoints along with a resize of their image, by the half-pixel rule.
 
@@ -27,7 +32,7 @@ def scale_keypoints(keypoints: Tensor, from_sizes: Any, to_sizes: Any) -> Tensor
         >>> scale_keypoints(torch.tensor([[639.0, 479.0]]), (480, 640), (2160, 3840))
         tensor([[3836.5000, 2157.2500]])
     """
-    precision = torch.float32 if keypoints.device.type == "mps" else torch.float64
+    precision = finest_float(keypoints.device)
     from_wh, to_wh = (
         torch.as_tensor(sizes, dtype=precision, device=keypoints.device).flip(-1).unsqueeze(-2)
         for sizes in (from_sizes, to_sizes)

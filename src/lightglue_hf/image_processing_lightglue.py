@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from .geometry import resized_shape, scale_keypoints
-from .images import load_image, resize_pixels, to_pixels
+from .geometry import finest_float, resized_shape, scale_keypoints
+from .images import is_channels_last, load_image, resize_pixels, to_pixels
 from .utils.validation import CheckedFields, Checks, flag, number, whole_number
 from .visualization import draw_matches
 
@@ -128,6 +128,11 @@ def resize_to(pixels: np.ndarray, size: Any, resample: int, name: str = "the ima
     return resize_pixels(pixels, height, width, resample)
 
 
+def resize_options(longest_edge: int | None) -> dict[str, Any]:
+    """The settings of a processor that resizes to a longest edge, whatever its own are; of `None` there are none."""
+    return {} if longest_edge is None else {"do_resize": True, "size": {"longest_edge": longest_edge}}
+
+
 def _to_size_dict(size: Any) -> dict[str, int]:
     """Normalise `size`: an int is the longest edge, two ints are (height, width), a mapping has one of the two forms.
 
@@ -229,7 +234,7 @@ class LightGlueImageProcessor(CheckedFields, BaseImageProcessor):
         rescale_factor: float | None = None,
         do_grayscale: bool | None = None,
         return_tensors: str | None = None,
-        data_format: str = "channels_first",
+        data_format: str | None = None,
         input_data_format: str | None = None,
         timeout: float | None = None,
         pairs: bool = True,
@@ -245,7 +250,7 @@ class LightGlueImageProcessor(CheckedFields, BaseImageProcessor):
                 a URL.
             do_resize, size, resample, do_rescale, rescale_factor, do_grayscale: override the settings of the class.
             return_tensors: "pt" for tensors, else NumPy arrays.
-            data_format: "channels_first" or "channels_last", of the result.
+            data_format: "channels_first" or "channels_last", of the result; the former by default.
             input_data_format: the same for arrays whose channel axis is unclear.
             timeout: seconds to wait for a URL.
             pairs: whether `images` are pairs, as in transformers. `False` gives arrays for `extract_features`.
@@ -264,7 +269,7 @@ class LightGlueImageProcessor(CheckedFields, BaseImageProcessor):
 
         Raises:
             ValueError: not a pair or pairs; an unclear channel axis, NaN, Inf or values out of range; a region of
-                another size; a step that is not done here; a device for NumPy arrays.
+                another size; a step that is not done here; a device for NumPy arrays; a channel axis of another name.
             TypeError: a keyword that no processor has.
             OSError: an unreadable file or URL, which is named.
             PIL.Image.DecompressionBombError: an image beyond Pillow's limit; with several pairs already in the band
@@ -279,6 +284,7 @@ class LightGlueImageProcessor(CheckedFields, BaseImageProcessor):
         do_rescale = self.do_rescale if do_rescale is None else do_rescale
         rescale_factor = self.rescale_factor if rescale_factor is None else rescale_factor
         do_grayscale = self.do_grayscale if do_grayscale is None else do_grayscale
+        channels_last = data_format is not None and is_channels_last("data_format", data_format)
 
         flat_images = _flatten_pairs(images) if pairs else _flatten_singles(images)
         flat_regions = [None] * len(flat_images) if regions is None else _flatten_regions(regions, images)
@@ -314,7 +320,7 @@ class LightGlueImageProcessor(CheckedFields, BaseImageProcessor):
         pixel_values = np.zeros((len(processed), 3, height, width), dtype=np.float32)
         for canvas, pixels in zip(pixel_values, processed):
             canvas[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        if str(getattr(data_format, "value", data_format)) == "channels_last":
+        if channels_last:
             pixel_values = np.ascontiguousarray(np.moveaxis(pixel_values, 1, -1))
 
         data = {"pixel_values": pixel_values.reshape(*shape, *pixel_values.shape[1:])}
@@ -349,21 +355,22 @@ class LightGlueImageProcessor(CheckedFields, BaseImageProcessor):
 
         Raises:
             ValueError: target sizes of another shape; outputs without keypoints, as those of precomputed features
-                may be; no number for `threshold`.
+                may be, or without matches, as those of labels are; no number for `threshold`.
         """
         if threshold is None:
             raise ValueError("`threshold` must be a number; 0 keeps every match.")
         keypoints = outputs.keypoints
         if keypoints is None:
             raise ValueError("The outputs have no keypoints, or none relative to an image's size.")
+        if outputs.matches is None:
+            raise ValueError("The outputs have no matches: a call of the model with labels gives the loss alone.")
         sizes = _to_target_sizes(target_sizes, len(keypoints)).to(keypoints.device)
         image_sizes = getattr(outputs, "image_sizes", None)
         if image_sizes is None:
             points = keypoints.float() * sizes.flip(-1).unsqueeze(-2)
         else:
             image_sizes = image_sizes.to(keypoints.device)
-            precision = torch.float32 if keypoints.device.type == "mps" else torch.float64
-            points = keypoints.to(precision) * image_sizes.flip(-1).unsqueeze(-2)
+            points = keypoints.to(finest_float(keypoints.device)) * image_sizes.flip(-1).unsqueeze(-2)
             points = scale_keypoints(points, image_sizes, sizes).float()
 
         matches, scores = outputs.matches[:, 0].long(), outputs.matching_scores[:, 0].float()

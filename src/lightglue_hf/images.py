@@ -8,11 +8,14 @@ import os
 import urllib.request
 import warnings
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+
+from .utils.validation import choice
 
 URL_PREFIXES = ("http://", "https://", "data:image/")
 URL_TIMEOUT = 60.0  # seconds
@@ -101,6 +104,16 @@ def allow_pixels(count: int) -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+def is_channels_last(name: str, value: Any) -> bool:
+    """What the setting `name`, "channels_first" or "channels_last" or transformers' name of either, says.
+
+    Raises:
+        ValueError: it is another.
+    """
+    word = choice(name, str(getattr(value, "value", value)), ("channels_first", "channels_last"))
+    return word == "channels_last"
+
+
 def to_pixels(
     image: Image.Image | np.ndarray | torch.Tensor, name: str = "the image", input_data_format: str | None = None
 ) -> tuple[np.ndarray, int]:
@@ -121,9 +134,11 @@ def to_pixels(
         `(1 or 3, h, w)`, uint8 or float32, and white.
 
     Raises:
-        ValueError: NaN, Inf or values outside these ranges; an empty array; an unclear channel axis.
+        ValueError: NaN, Inf or values outside these ranges; an empty array; an unclear channel axis; another
+            `input_data_format`.
     """
     white = 255
+    channels_last = None if input_data_format is None else is_channels_last("input_data_format", input_data_format)
     if isinstance(image, Image.Image):
         transparent = image.info.get("transparency")
         if image.mode.startswith("I"):
@@ -136,7 +151,7 @@ def to_pixels(
             image = image.convert("L")
         elif image.mode not in ("L", "F"):
             image = image.convert("RGB")
-        pixels, input_data_format = np.asarray(image), "channels_last"
+        pixels, channels_last = np.asarray(image), True
     elif isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         pixels = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
@@ -147,7 +162,7 @@ def to_pixels(
         raise ValueError(f"{name} is {kind}: pixels must be integers, floats or booleans.")
     if pixels.size == 0:
         raise ValueError(f"{name} is empty: its shape is {pixels.shape}.")
-    pixels = pixels[None] if pixels.ndim == 2 else _channels_first(pixels, name, input_data_format)
+    pixels = pixels[None] if pixels.ndim == 2 else _channels_first(pixels, name, channels_last)
 
     low, high = pixels.min(), pixels.max()  # either is NaN if any pixel is
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -178,11 +193,10 @@ def to_rgb(
     return np.ascontiguousarray(np.broadcast_to(rgb, (3, *rgb.shape[1:])).transpose(1, 2, 0))
 
 
-def _channels_first(pixels: np.ndarray, name: str, input_data_format: str | None) -> np.ndarray:
+def _channels_first(pixels: np.ndarray, name: str, channels_last: bool | None) -> np.ndarray:
     """Move the channels of a 3-D array to the front, finding them by their number where the caller does not say."""
     first, last = (pixels.ndim == 3 and pixels.shape[axis] in (1, 3, 4) for axis in (0, -1))
-    if input_data_format is not None:
-        channels_last = str(getattr(input_data_format, "value", input_data_format)) == "channels_last"
+    if channels_last is not None:
         first, last = first and not channels_last, last and channels_last
     if first == last:
         problem = "both ends could be channels: pass `input_data_format`" if first else "it has no 1, 3 or 4 channels"

@@ -24,7 +24,15 @@ from transformers.utils import ModelOutput
 
 from .configuration_lightglue import LightGlueConfig
 from .detectors import model_class
-from .features import KeypointFeatures, check_images, features_of_detector, features_of_pairs
+from .features import (
+    KeypointFeatures,
+    check_images,
+    check_one_mode,
+    features_of_detector,
+    features_of_pairs,
+    looks_at_values,
+    refuse_non_integers,
+)
 from .loading import CheckedLoading
 from .utils.tensors import as_autocast, is_traced, low_memory_cpu
 
@@ -600,6 +608,31 @@ class Result:
         )
 
 
+def checked_labels(labels: Tensor, exists: Tensor, values: bool) -> Tensor:
+    """Ground-truth labels `(pairs, 2, n)` as int64; those of padding are to be ignored.
+
+    Args:
+        exists: `(pairs, 2, n)` bool, `False` for padding.
+        values: also look at the numbers, for which the device has to finish.
+
+    Raises:
+        ValueError: labels of another shape or type, out of range, or of a match that is padding.
+    """
+    if labels.shape != exists.shape:
+        raise ValueError(f"labels must have shape {tuple(exists.shape)}, got {tuple(labels.shape)}")
+    refuse_non_integers(labels=labels)
+    labels = labels.long().masked_fill(~exists, IGNORED)
+    if values and labels.numel():
+        low, high, last = int(labels.min()), int(labels.max()), labels.shape[-1] - 1
+        if low < IGNORED or high > last:
+            wrong = low if low < IGNORED else high
+            raise ValueError(f"labels must lie between {IGNORED} and {last}, the last keypoint, got {wrong}")
+        partners = exists.flip(1).gather(2, labels.clamp(min=0))
+        if ((labels >= 0) & ~partners).any():
+            raise ValueError("labels must not name padding of the other image")
+    return labels
+
+
 class Record:
     """The hidden states and attentions that were asked for, otherwise `None`."""
 
@@ -775,7 +808,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         """
         if not self.config.use_keypoint_detector:
             raise ValueError("this model has no keypoint detector: give match_features keypoints and descriptors")
-        check_images(pixel_values, image_sizes, region, self._looks_at_values(pixel_values))
+        check_images(pixel_values, image_sizes, region, values=False)  # at which the detector looks
         height, width = pixel_values.shape[-2:]
         detector: Any = self.keypoint_detector
         # a traced graph has one number of keypoints, and a size in numbers would be a constant of it
@@ -818,16 +851,17 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             orientations: `(batch, 2, n)` radians, likewise.
             output_hidden_states, output_attentions: also return those.
             labels: `(batch, 2, n)` int64, index of the true match in the other image, -1 for none, -2 to ignore.
-                With labels all layers run, whatever the confidences.
+                With labels all layers run, whatever the confidences, and there is a loss in place of `matches`,
+                `matching_scores`, `prune` and `stop`, which are `None`.
 
         Returns:
             Of each pair the matches, their scores and how far the layers went: see
             [`LightGlueKeypointMatchingOutput`].
 
         Raises:
-            ValueError: an argument of another shape or missing, NaN, Inf or numbers beyond 1e6 in it, or sizes that
-                are not positive, named. (In static mode on an accelerator values are not looked at, because that
-                would wait for the device.)
+            ValueError: an argument of another shape or missing, NaN, Inf or numbers beyond 1e6 in it, sizes that are
+                not positive, or labels out of range or of padding, named. (In static mode on an accelerator values
+                are not looked at, because that would wait for the device.)
         """
         config = self.config
         if output_hidden_states is None:
@@ -836,12 +870,9 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             output_attentions = config.output_attentions
         given = (keypoints, descriptors, mask, image_sizes, scales, orientations)
         points = keypoints.keypoints if isinstance(keypoints, KeypointFeatures) else keypoints
-        features = features_of_pairs(config, *given, values=points is None or self._looks_at_values(points))
+        values = points is None or looks_at_values(points, self._is_static())
+        features = features_of_pairs(config, *given, values=values)
         assert features.keypoints is not None
-        if labels is not None and labels.shape != features.keypoints.shape[:3]:
-            raise ValueError(
-                f"labels must have shape {tuple(features.keypoints.shape[:3])}, got {tuple(labels.shape)}"
-            )
         mask = None if features.mask is None else features.mask.bool()
         features = replace(features, keypoints=features.keypoints.float(), mask=mask)
         assert features.keypoints is not None
@@ -851,7 +882,7 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         record = Record(output_hidden_states, output_attentions)
         loss = result = None
         if labels is not None:
-            loss = self._loss(self._points(features), labels, record)
+            loss = self._loss(self._points(features), checked_labels(labels, exists, values), record)
         elif record.is_empty and low_memory_cpu(self, features.keypoints):
             at_once = max(1, POINTS_AT_ONCE // max(1, 2 * features.keypoints.shape[2]))
             starts = range(0, len(features.keypoints), at_once) or [0]  # an empty batch is one part
@@ -899,10 +930,19 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
             See [`LightGlueKeypointMatchingOutput`]; a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: an argument of another shape or missing, or NaN or Inf in it, named.
+            ValueError: an argument of another shape or missing, or NaN or Inf in it, or one that does not go with
+                pixels, or with features, named.
         """
-        if (pixel_values is None) == (keypoints is None or descriptors is None):
-            raise ValueError("give either pixel_values, or keypoints and descriptors")
+        check_one_mode(
+            {"pixel_values": pixel_values, "region": region},
+            {
+                "keypoints": keypoints,
+                "descriptors": descriptors,
+                "mask": mask,
+                "scales": scales,
+                "orientations": orientations,
+            },
+        )
         if pixel_values is None:
             features = KeypointFeatures(keypoints, descriptors, mask, image_sizes, None, scales, orientations)
         elif pixel_values.ndim == 5:
@@ -937,10 +977,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
     def _is_static(self) -> bool:
         """Nothing is adaptive: shapes do not depend on values, and nothing waits for the device."""
         return not self.config.is_adaptive
-
-    def _looks_at_values(self, x: Tensor) -> bool:
-        """Whether arguments are searched for NaN: not where that would wait for the device, or end up in a graph."""
-        return not (is_traced() or (self._is_static() and x.device.type != "cpu"))
 
     def _points(self, features: KeypointFeatures) -> Points:
         """The points as the first layer takes them, all of all pairs; the mask, if any, is bool."""
@@ -1084,8 +1120,6 @@ class LightGlueForKeypointMatching(LightGluePreTrainedModel):
         glue-factory@2d17e3b with gamma = 1.
         """
         layers = self.config.num_hidden_layers
-        if points.mask is not None:
-            labels = labels.masked_fill(~points.mask, IGNORED)
         assignment_loss = points.cos.new_zeros(())
         logits, assigned = [], []
         for i, assignment_layer in enumerate(self.match_assignment_layers):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .features import KeypointFeatures
 from .geometry import turn_keypoints
-from .image_processing_lightglue import resize_to
+from .image_processing_lightglue import resize_options, resize_to
 from .images import load_image, to_pixels
 from .tiles import SIDE, features_of_tiles
 from .utils.errors import InputError
@@ -55,7 +55,7 @@ def match_turned(
     if turns not in TURNS:
         raise ValueError(f"turns must be 1, 2 or 4, got {turns!r}")
     if turns == 1 and not tiles:
-        options = {} if longest_edge is None else {"size": {"longest_edge": longest_edge}}
+        options = resize_options(longest_edge)
         return model(**processor(list(images), return_tensors="pt", device=model.device, **options)), 0
     height, width = _fixed_size(model)
     if height and (tiles or (turns == 4 and height != width)):
@@ -93,9 +93,9 @@ def _pixels(image: Any, processor: Any, full: bool, longest_edge: int | None) ->
     if not isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         image = load_image(image)
     pixels, white = to_pixels(image)
-    if longest_edge is not None or (processor.do_resize and not full):
-        size = processor.size if longest_edge is None else {"longest_edge": longest_edge}
-        pixels = resize_to(pixels, size, processor.resample)
+    options = resize_options(longest_edge)
+    if options or (processor.do_resize and not full):
+        pixels = resize_to(pixels, options.get("size", processor.size), processor.resample)
     return pixels if white == 255 else np.clip(pixels / np.float32(white), 0, 1)
 
 

@@ -1,5 +1,6 @@
 """What every detector of the contract keeps, to be inherited by a test class of each."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -122,8 +123,10 @@ class DetectorContract:
     @torch.no_grad()
     def test_tiny_images_give_valid_shapes(self, shape, fixed_shapes):
         detector = self.model(max_keypoints=6)
-        for batch in (0, 1, 3):
-            features = detector.extract_features(torch.rand(batch, 3, *shape), fixed_shapes=fixed_shapes)
+        for batch, region in itertools.product((0, 1, 3), (None, torch.ones(1, *shape, dtype=torch.bool))):
+            region = None if region is None else region.expand(batch, -1, -1)
+            images = torch.rand(batch, 3, *shape)
+            features = detector.extract_features(images, region=region, fixed_shapes=fixed_shapes)
             features.check(detector.config.descriptor_dim)
             n = features.mask.shape[1]
             assert n == 6 if fixed_shapes else n <= 6

@@ -390,13 +390,16 @@ def test_the_loss_is_that_of_a_computation_by_hand():
         assert abs(other - loss) > 1e-3
 
 
-def test_the_loss_of_cells_without_points_is_finite():
+@pytest.mark.parametrize("objectness", [0.0, -1.0])
+def test_the_loss_of_cells_without_points_or_all_to_be_ignored_is_finite(objectness):
     labels = labels_of_pairs()
     labels["location"][:] = torch.nan
-    labels["objectness"].clamp_(max=0)
+    labels["objectness"][:] = objectness
     labels["correspondence_mask"][:] = False
     logits, descriptors = torch.randn(2, 65, 2, 3, requires_grad=True), torch.randn(2, 5, 2, 3, requires_grad=True)
-    superpoint_loss(logits, descriptors, **labels).backward()
+    loss = superpoint_loss(logits, descriptors, **labels)
+    assert loss.isfinite()
+    loss.backward()
     assert logits.grad.isfinite().all()
     assert descriptors.grad.isfinite().all()
 

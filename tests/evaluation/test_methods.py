@@ -18,6 +18,7 @@ from lightglue_hf.evaluation.methods import (
     match_nearest,
     nearest_rootsift,
     rootsift,
+    to_prediction,
 )
 from lightglue_hf.image_processing_lightglue import LightGlueImageProcessor
 from lightglue_hf.utils.files import write_atomically
@@ -57,6 +58,36 @@ def test_lightglue_is_the_model_between_processor_and_post_processing(model, pro
     for found, name in zip((*prediction.matched, prediction.matching_scores), expected):
         np.testing.assert_allclose(found, expected[name].numpy(), rtol=1e-5, atol=1e-5)
     assert [array.dtype for array in prediction] == [np.float32, np.float32, np.int64, np.float32]
+
+
+def test_a_longest_edge_is_for_a_processor_that_does_not_resize_too(model, processor, images):
+    not_resizing = LightGlueImageProcessor(do_resize=False)
+    for expected, found in zip(*(lightglue("", model, p, 64).predict(*images) for p in (processor, not_resizing))):
+        assert len(expected) > 0
+        np.testing.assert_array_equal(found, expected)
+
+
+class OnMetal(torch.Tensor):
+    """A tensor on a device without double precision."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func is torch.Tensor.cpu:
+            return result.as_subclass(torch.Tensor)
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("this device has no float64")
+        return result
+
+
+def test_a_device_needs_no_double_precision(model, processor, images):
+    with torch.no_grad():
+        outputs = model(**processor(list(images), return_tensors="pt"))
+    expected = to_prediction(outputs, images)
+    on_metal = type(outputs)(**{name: value.as_subclass(OnMetal) for name, value in outputs.items()})
+    for array, other in zip(to_prediction(on_metal, images), expected):
+        assert len(array) > 0
+        np.testing.assert_array_equal(array, other)
 
 
 def test_detector_with_nearest_neighbours(model, processor, images):

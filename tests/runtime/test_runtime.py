@@ -180,6 +180,8 @@ def test_errors_say_what_is_wrong(backend, adaptive, parts, tmp_path):
         halves.match_features(torch.zeros(1, 2, 5, 2), torch.zeros(1, 2, 5, 9), image_sizes=torch.ones(1, 2, 2))
     with pytest.raises(ValueError, match="either pixel_values"):
         whole()
+    with pytest.raises(ValueError, match="keypoints, mask cannot be given with pixel_values"):
+        whole(images, keypoints=torch.zeros(1, 2, 5, 2), mask=torch.ones(1, 2, 5))
     if backend == "onnx":
         with pytest.raises(ValueError, match=r"has no NoSuchProvider here, only .*CPUExecutionProvider"):
             load(backend, adaptive, provider="NoSuchProvider")

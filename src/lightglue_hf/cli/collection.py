@@ -86,6 +86,8 @@ def add_camera_options(parser: argparse.ArgumentParser) -> None:
 
 def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
     """The processor and the model that the options ask for, as they are used."""
+    from ..image_processing_lightglue import resize_options
+
     if args.engine == "openvino":
         processor, model = load_openvino(args)
     else:
@@ -94,8 +96,8 @@ def load_for_collection(args: argparse.Namespace) -> tuple[Any, Any]:
         if hasattr(model, "engine"):
             raise InputError(f"--rejection-threshold is for PyTorch: a graph of {args.model} has its own")
         model.config.rejection_threshold = args.rejection_threshold
-    if args.longest_edge:
-        processor.do_resize, processor.size = True, {"longest_edge": args.longest_edge}
+    for name, value in resize_options(args.longest_edge).items():
+        setattr(processor, name, value)
     return processor, model
 
 

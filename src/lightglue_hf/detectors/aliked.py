@@ -372,12 +372,17 @@ class ALIKEDForKeypointDetection(KeypointDetector, ALIKEDPreTrainedModel):
     def detect(
         self, pixel_values: Tensor, region: Tensor | None = None, fixed_shapes: bool = False
     ) -> KeypointFeatures:
-        """See [`KeypointDetector.detect`]. The region does not change what passes the threshold."""
+        """See [`KeypointDetector.detect`]. The region does not change what passes the threshold.
+
+        Of grey images, one channel, all three are the same.
+        """
         if low_memory_cpu(self, pixel_values) and len(pixel_values) > 1:
             regions = [None] * len(pixel_values) if region is None else region.split(1)
             return KeypointFeatures.cat(
                 self.detect(*image, fixed_shapes) for image in zip(pixel_values.split(1), regions)
             )
+        if not is_traced():  # a graph is of three channels
+            pixel_values = pixel_values.expand(-1, 3, -1, -1)
         height, width = pixel_values.shape[-2:]
         padding = self.config.stride
         left, top = -width % padding // 2, -height % padding // 2

@@ -218,7 +218,7 @@ class SuperPointForKeypointDetection(KeypointDetector, SuperPointPreTrainedModel
             image_sizes, region, fixed_shapes: as in [`extract_features`].
 
         Raises:
-            ValueError: an argument of another shape, or `fixed_shapes` without `max_keypoints`.
+            ValueError: labels that are no dictionary, or see [`check_detector_inputs`].
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -359,7 +359,8 @@ def superpoint_loss(
     """
     z = logits[:, :-1].logsumexp(1) - logits[:, -1]
     known = objectness >= 0
-    object_loss = F.binary_cross_entropy_with_logits(z[known], objectness[known])
+    errors = F.binary_cross_entropy_with_logits(z[known], objectness[known], reduction="sum")
+    object_loss = errors / known.sum().clamp(min=1)
 
     has_location = ~location.isnan().any(-1)
     log_q = logits[:, :-1].log_softmax(1).permute(0, 2, 3, 1)[has_location]

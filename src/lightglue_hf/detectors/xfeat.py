@@ -168,7 +168,7 @@ class XFeatForKeypointDetection(KeypointDetector, XFeatPreTrainedModel):
     def detect(
         self, pixel_values: Tensor, region: Tensor | None = None, fixed_shapes: bool = False
     ) -> KeypointFeatures:
-        """See [`KeypointDetector.detect`]; the mean of the channels is used, however many there are."""
+        """See [`KeypointDetector.detect`]; the mean of the channels is used."""
         config = self.config
         height, width = pixel_values.shape[-2:]
         rows, columns = (max(side // config.stride, 1) * config.stride for side in (height, width))
@@ -184,7 +184,9 @@ class XFeatForKeypointDetection(KeypointDetector, XFeatPreTrainedModel):
         if min(height, width) < config.stride:
             is_keypoint = torch.zeros_like(is_keypoint)
         if region is not None:  # by the pixel of the given image that a point comes to lie on
-            region = region[:, (y * (height / rows)).round().long()][:, :, (x * (width / columns)).round().long()]
+            above = (y * (height / rows)).round().long().clamp(max=height - 1)
+            left = (x * (width / columns)).round().long().clamp(max=width - 1)
+            region = region[:, above][:, :, left]
             is_keypoint = is_keypoint & region.bool()
         is_keypoint = is_keypoint & (scores > config.keypoint_threshold)
         is_keypoint = is_keypoint & (scores == max_pool(scores, config.nms_radius))

@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..features import KeypointFeatures
 from ..geometry import mutual_nearest, scale_keypoints
+from ..image_processing_lightglue import resize_options
 from ..images import to_pixels
 from ..utils.files import write_atomically
 from ..utils.optional import import_optional
@@ -107,8 +108,7 @@ def prepare(
     model: Any, processor: Any, images: tuple[Image.Image, Image.Image], longest_edge: int | None = None
 ) -> dict[str, Any]:
     """Two images as arguments of the model; see `lightglue`."""
-    options = {} if longest_edge is None else {"size": {"longest_edge": longest_edge}}
-    inputs = processor(list(images), return_tensors="pt", **options).to(model.device)
+    inputs = processor(list(images), return_tensors="pt", **resize_options(longest_edge)).to(model.device)
     return {**inputs, "pixel_values": inputs["pixel_values"].to(model.dtype)}
 
 
@@ -140,13 +140,16 @@ def seconds(model: Any) -> float:
 
 def to_prediction(outputs: Any, images: tuple[Image.Image, Image.Image]) -> Prediction:
     """What a model returns for two images, in pixels of the images and without padding."""
-    pixels = outputs.keypoints.double() * outputs.image_sizes.flip(-1)[:, :, None]
-    masks = outputs.mask[0].bool()
-    partners, scores = (values[0, 0][masks[0]].cpu() for values in (outputs.matches, outputs.matching_scores))
+    names = "keypoints", "image_sizes", "mask", "matches", "matching_scores"
+    # to the CPU first: not every device has double precision
+    keypoints, image_sizes, masks, matches, scores = (getattr(outputs, name).cpu() for name in names)
+    pixels = keypoints.double() * image_sizes.flip(-1)[:, :, None]
+    first, second = masks[0].bool()
+    partners, scores = matches[0, 0][first], scores[0, 0][first]
     matched = partners > -1
-    without_padding = masks[1].cumsum(0).cpu() - 1
+    without_padding = second.cumsum(0) - 1
     indices = torch.stack([matched.nonzero()[:, 0], without_padding[partners[matched]]], dim=1)
-    points = _in_images(pixels, outputs.mask, outputs.image_sizes, images)
+    points = _in_images(pixels, masks, image_sizes, images)
     return Prediction(*points, indices.numpy(), scores[matched].float().numpy())
 
 

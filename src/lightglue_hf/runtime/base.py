@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..configuration_lightglue import LightGlueConfig
 from ..export import FILES, ExportOptions, export
-from ..features import KeypointFeatures, check_images, features_of_pairs
+from ..features import KeypointFeatures, check_images, check_one_mode, features_of_pairs
 from ..image_processing_lightglue import LightGlueImageProcessor
 from ..modeling_lightglue import LightGlueKeypointMatchingOutput
 
@@ -133,8 +133,16 @@ class KeypointMatchingRuntime:
         Raises:
             ValueError: as in PyTorch; there is no graph for what is given, or the graph was made for other shapes.
         """
-        if (pixel_values is None) == (keypoints is None or descriptors is None):
-            raise ValueError("give either pixel_values, or keypoints and descriptors")
+        check_one_mode(
+            {"pixel_values": pixel_values},
+            {
+                "keypoints": keypoints,
+                "descriptors": descriptors,
+                "mask": mask,
+                "scales": scales,
+                "orientations": orientations,
+            },
+        )
         if pixel_values is None:
             outputs = self.match_features(keypoints, descriptors, mask, image_sizes, scales, orientations)
         elif self.axes("pipeline"):

@@ -23,7 +23,7 @@ from ..data.posed_pairs import (
     resizing,
 )
 from ..features import KeypointFeatures
-from ..image_processing_lightglue import LightGlueImageProcessor
+from ..image_processing_lightglue import LightGlueImageProcessor, resize_options
 from ..images import load_image
 from ..modeling_lightglue import LightGlueForKeypointMatching
 from .labels import detector_labels, distilled_labels
@@ -183,7 +183,7 @@ def feature_extractor(model: LightGlueForKeypointMatching, keypoints: int) -> Li
 def image_processor(detector_config: Any, longest_edge: int) -> LightGlueImageProcessor:
     """The processor of photos for a detector, as it declares it, for a longer side of so many pixels."""
     settings = getattr(detector_config, "processor_settings", {})
-    return LightGlueImageProcessor(**{**settings, "size": {"longest_edge": longest_edge}})
+    return LightGlueImageProcessor(**{**settings, **resize_options(longest_edge)})
 
 
 def read_scenes(recipe: MatcherRecipe) -> list[DepthPair]:
