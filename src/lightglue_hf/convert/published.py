@@ -215,7 +215,7 @@ CHECKPOINTS = {
     ),
 }
 
-BUNDLED = {"tiny": "SuperPoint + LightGlue, small, trained for this package on procedural images"}
+BUNDLED = {"tiny": "SuperPoint + LightGlue, small, trained for this package"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

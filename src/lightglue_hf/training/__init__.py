@@ -1,7 +1,7 @@
 """Training of the detector, then of the matcher in two stages, on `transformers.Trainer`.
 
 The pairs are warped canvases (procedural, or one's own photos) or photos with depth and poses. The bundled checkpoint
-learned from procedural canvases alone. docs/training.md holds the recipe and its figures.
+learned from canvases of both kinds. docs/training.md holds the recipe and its figures.
 """
 
 from .batch_norm import fold_batch_norm, insert_batch_norm
