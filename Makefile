@@ -18,7 +18,7 @@
 # make benchmark-serving    load examples/serve.py on loopback at 1, 4 and 16 clients; ARGS=--write-docs for docs/serving.md
 # make pack-gpu    write what benchmark-gpu needs into build/gpu
 # make benchmark-gpu    test and measure on a GPU in six minutes, without network, with the PyTorch that PYTHON has
-# make photos    fetch photos for the next round of the bundled checkpoint, with their licences, into build/photos (Debian)
+# make photos    fetch the photos that the bundled checkpoint learns from, with their licences, into build/photos (Debian)
 # make pack-train-gpu    write what train-gpu needs into build/train-gpu
 # make train-gpu    train the bundled checkpoint anew on a GPU, without network, with the PyTorch that PYTHON has; it stops
 #                   after six minutes and goes on at the next call; ARGS="--plan cpu" on a CPU, for hours

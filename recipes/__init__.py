@@ -1,1 +1,1 @@
-"""The next round of the bundled checkpoint: its photos, and its run on a GPU."""
+"""The photos of the bundled checkpoint, and its next round on a GPU."""

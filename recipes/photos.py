@@ -1,4 +1,4 @@
-"""Photos for the next round of the bundled checkpoint: `python -m recipes.photos build/photos`.
+"""Photos that the bundled checkpoint learns from: `python -m recipes.photos build/photos`.
 
 They come from packages of Debian, by an index of its own, and nothing is installed; it needs apt-get and dpkg-deb, and
 no root. Taken are photos, chosen by looking at them, that are in the public domain (CC0 included) or under a licence

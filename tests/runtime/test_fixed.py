@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightglue_hf.runtime.fixed import backend_of, fixed_options, set_options, threshold_of
+from lightglue_hf.runtime.fixed import backend_of, fixed_options, set_options
 from lightglue_hf.utils.errors import InputError
 
 ALWAYS = {"max_keypoints", "depth_confidence", "width_confidence"}
@@ -53,7 +53,7 @@ def test_a_model_is_set_and_keeps_what_is_not_given():
         0.2,
     )
     set_options("mine", made, threshold=0.0)
-    assert made.config.filter_threshold == threshold_of(made) == 0
+    assert made.config.filter_threshold == 0
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,6 @@ def test_a_graph_is_asked_for_nothing_else_than_it_does(options, message):
     with pytest.raises(InputError, match=message):
         set_options("mine", made, **options)
     assert vars(made.config)["filter_threshold"] == 0.2
-    assert threshold_of(made) == 0.7
+    assert made.minimum_score == 0.7
     set_options("mine", made, threshold=0.3)  # lower again
-    assert threshold_of(made) == 0.3
+    assert made.minimum_score == 0.3

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from ..runtime.fixed import threshold_of
 from ..utils.digests import digest_of_weights, settings_of
 from .storage import Settings
 
@@ -51,7 +50,7 @@ def match_settings(model: Any, features: Settings | None, name: str = "") -> Set
             for field, value in settings_of(config, TRAINING).items()
             if field not in ("keypoint_detector_config", "use_keypoint_detector")
         }
-        | {"filter_threshold": threshold_of(model)},
+        | {"filter_threshold": max(config.filter_threshold, getattr(model, "minimum_score", 0.0))},
         "weights": weights_digest(model, "matcher"),
         "features": {k: v for k, v in (features or {"made by": "another program"}).items() if k != "about"},
         "about": {"model": name},

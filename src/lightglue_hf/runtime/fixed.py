@@ -78,11 +78,6 @@ def set_options(
             setattr(config, field, value)
 
 
-def threshold_of(model: Any) -> float:
-    """Above which matches of a model, or of a runtime of exported graphs, score."""
-    return max(model.config.filter_threshold, getattr(model, "minimum_score", 0.0))
-
-
 def _confidence(value: float) -> float:
     """One number for all that turn stopping or pruning off."""
     return value if 0 < value < 1 else -1.0
