@@ -103,6 +103,12 @@ def test_an_index_into_more_axes_than_images_have_is_refused(index):
         some()[index]
 
 
+@pytest.mark.parametrize("index", [0, -1, [0], slice(3), (0,)])
+def test_a_single_image_has_no_axis_to_index(index):
+    with pytest.raises(IndexError, match=r"too many axes: an index into 1 of shape \(\)"):
+        some()[1][index]
+
+
 @pytest.mark.parametrize("index", [[0, 1], [[0, 3]], [[-1, 0]], [[0, 1, 2]]])
 def test_pairs_of_what_is_not_there_are_refused(index):
     with pytest.raises(ValueError, match="pairs of images"):

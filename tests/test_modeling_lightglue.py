@@ -696,6 +696,8 @@ def test_labels_that_name_no_keypoint_are_refused(label, message, image):
     labels[0, image, 2] = label
     with pytest.raises(ValueError, match=f"labels {message}"):
         matcher("sp").match_features(**features, mask=mask, labels=labels)
+    with pytest.raises(ValueError, match="labels must be a tensor, got ndarray"):
+        matcher("sp").match_features(**features, mask=mask, labels=labels.numpy())
 
 
 def test_labels_are_integers_of_any_type_and_those_of_padding_do_not_count():

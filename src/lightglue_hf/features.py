@@ -73,7 +73,7 @@ class KeypointFeatures(Mapping[str, Tensor]):
             if index not in (*self,):
                 raise KeyError(index)
             return getattr(self, index)
-        index = self._within_shape(index) if isinstance(index, tuple) else _as_index(index)
+        index = self._within_shape(index if isinstance(index, tuple) else (index,))
         return type(self)(**{name: value[index] for name, value in self.items()})
 
     def _within_shape(self, index: tuple[Any, ...]) -> tuple[Any, ...]:

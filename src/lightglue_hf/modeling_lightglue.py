@@ -618,6 +618,8 @@ def checked_labels(labels: Tensor, exists: Tensor, values: bool) -> Tensor:
     Raises:
         ValueError: labels of another shape or type, out of range, or of a match that is padding.
     """
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
     if labels.shape != exists.shape:
         raise ValueError(f"labels must have shape {tuple(exists.shape)}, got {tuple(labels.shape)}")
     refuse_non_integers(labels=labels)

@@ -222,6 +222,15 @@ def test_other_matches_are_refused(files):
     assert (folder / "d.db").read_bytes() == before
 
 
+def test_the_same_matches_from_the_other_side_are_the_same(files):
+    folder, _ = files
+    turned = np.arange(200, dtype=np.int32)[::-1].copy()
+    for name, key, found in (("one.h5", "a.jpg/b.jpg", np.roll(turned, 7)), ("other.h5", "b.jpg/a.jpg", None)):
+        with growing(folder / name, MATCHES, {}) as store:
+            store.add({key: {"matches0": np.roll(turned, 7).argsort().astype(np.int32) if found is None else found}})
+        assert write_database(folder / "photos", folder / "f.h5", folder / name, folder / "d.db").matches == 200
+
+
 def test_pairs_of_photos_without_features_are_listed(files):
     folder, _ = files
     with growing(folder / "m.h5", MATCHES, {}) as store:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -567,6 +568,19 @@ def test_another_model_is_not_overwritten(checkpoint, tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match="holds a model"):
         export(checkpoint, tmp_path, "onnx")
+
+
+def test_licences_and_authors_go_with_the_graphs(tmp_path):
+    needs("onnx")
+    source = saved(tmp_path / "source")
+    (source / "README.md").write_text(
+        "---\nlicense: cc-by-4.0\n---\n# mine\n\nPhotos by Ann Onymous, 100 €.\n", encoding="utf-8"
+    )
+    for _ in range(2):  # over an export of before, too
+        export(source, tmp_path / "out", "onnx", ExportOptions(parts=("matcher",), validate=False))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-4.0"
+    assert "Photos by Ann Onymous, 100 €." in card
 
 
 @pytest.mark.parametrize(("name", "message"), [("README.md", "by no export"), ("config.json", "holds a model")])

@@ -272,7 +272,7 @@ def _fill(
                     continue
                 there = db.read_matches(*pair)
                 taken_out = len(there) == 0 and len(found) < MIN_INLIERS  # COLMAP does it where they are that few
-                if not taken_out and not np.array_equal(there, found):
+                if not taken_out and not np.array_equal(np.unique(there, axis=0), np.unique(found, axis=0)):
                     raise InputError(f"{out} has other matches of {name0} {name1}: choose another name, or remove it")
 
 

@@ -24,7 +24,7 @@ LARGEST_FALSE_ALARMS = 1e-6
 """Expected fundamental matrices that as many random matches agree with, below which matches are no chance.
 
 Wrong matches of a network are less random than that: they lie together, and in order. Of 204 pairs of unrelated photos
-the lowest was 1e-4 with a published SuperPoint and LightGlue (512 keypoints), and 0.9 with the checkpoint in this
+the lowest was 8e-5 with a published SuperPoint and LightGlue (512 keypoints), and 0.7 with the checkpoint in this
 package (1024 keypoints).
 """
 

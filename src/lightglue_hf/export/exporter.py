@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
+from transformers.utils import cached_file
 
 from ..configuration_lightglue import LightGlueConfig
 from ..features import KeypointDetector
@@ -361,8 +363,9 @@ def export(
         processor = LightGlueImageProcessor.from_pretrained(model_id, **hub_options)
     source = Exportable(model, processor, options)
 
+    name, credits = str(model_id), source_card(model_id, hub_options)
     with refilling(output, WRITTEN, key="config.json") as directory:
-        return _write(source, directory, backend, str(model_id))
+        return _write(source, directory, backend, name, credits)
 
 
 def _refuse_others(output: Path) -> None:
@@ -375,7 +378,17 @@ def _refuse_others(output: Path) -> None:
         raise ValueError(f"{card} was written by no export, and would be overwritten: choose another directory")
 
 
-def _write(source: Exportable, directory: Path, backend: str, name: str) -> list[Check]:
+def source_card(model_id: str | Path, hub_options: dict[str, Any]) -> ModelCard | None:
+    """The card of a model, which names licences and authors; `None` if it has none."""
+    path = cached_file(str(model_id), "README.md", **hub_options, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return None
+    return ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True)
+
+
+def _write(
+    source: Exportable, directory: Path, backend: str, name: str, credits: ModelCard | None = None
+) -> list[Check]:
     options = source.options
     weights = "calibrated" if options.calibration is not None else options.weight_format
     graphs, layouts, checks = {}, [], []
@@ -408,7 +421,8 @@ def _write(source: Exportable, directory: Path, backend: str, name: str) -> list
     source.model.config.save_pretrained(directory)
     if source.processor is not None:
         source.processor.save_pretrained(directory)
-    (directory / "README.md").write_text(_card(options, backend, name, graphs, checks, layouts))
+    card = _card(options, backend, name, graphs, checks, layouts, credits)
+    (directory / "README.md").write_text(card, encoding="utf-8")
     if options.consumer is not None and CONSUMERS[options.consumer].manifest:
         _write_manifest(source, directory, name, graphs)
     return checks
@@ -451,7 +465,9 @@ def _card(
     graphs: dict[str, Graph],
     checks: list[Check],
     layouts: list[Layout],
+    credits: ModelCard | None,
 ) -> str:
+    licences = {} if credits is None else credits.data.to_dict()
     kind = "adaptive (early exit and point pruning, one pair)" if options.adaptive else "fixed depth, any batch"
     consumer = CONSUMERS[options.consumer] if options.consumer else None
     if consumer:
@@ -461,6 +477,11 @@ def _card(
         "library_name: optimum",
         "pipeline_tag: keypoint-matching",
         f"tags: [lightglue, keypoint-matching, {backend}]",
+        *(
+            f"{field}: {licences[field]}"
+            for field in ("license", "license_name", "license_link")
+            if licences.get(field)
+        ),
         "---",
         "",
         f"# {Path(name).name}, exported to {'ONNX' if backend == 'onnx' else 'OpenVINO IR'}",
@@ -481,6 +502,8 @@ def _card(
     if consumer:
         usage = consumer.opening + "".join(layout.usage() for layout in layouts)
         lines += ["", "## Use", "", f"```{consumer.language}", usage.rstrip(), "```"]
+    if credits is not None:  # it goes where the weights go
+        lines += ["", "---", "", "The card of the model that was exported:", "", credits.text.strip()]
     return "\n".join(lines) + "\n"
 
 

@@ -44,7 +44,7 @@ def description(recipe: Recipe, model: Any) -> str:
         if recipe.photo_share < 1:
             source += f" ({recipe.photo_share:.0%} of the canvases) and of procedural canvases"
     else:
-        source = "warps of procedural canvases; no photo was used"
+        source = "warps of procedural canvases, no photo"
     if teacher := getattr(recipe, "teacher", None):
         source += f", with keypoints and similarities of `{teacher}`"
     title = Path(recipe.output_dir).resolve().name
