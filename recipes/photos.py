@@ -3,8 +3,8 @@
 They come from packages of Debian, by an index of its own, and nothing is installed; it needs apt-get and dpkg-deb, and
 no root. Taken are photos, chosen by looking at them, that are in the public domain (CC0 included) or under a licence
 that asks for attribution alone (CC BY). Share-alike and the GPL are left out: it is not settled whether weights are an
-adaptation of what they learned from; if they are, these licences ask for no more than the authors' names, which
-`photos.csv` lists.
+adaptation of what they learned from; if they are, CC BY asks for no more than the authors' names, which `photos.csv`
+lists.
 """
 
 import argparse
