@@ -378,7 +378,7 @@ def _refuse_others(output: Path) -> None:
         raise ValueError(f"{card} was written by no export, and would be overwritten: choose another directory")
 
 
-def source_card(model_id: str | Path, hub_options: dict[str, Any]) -> ModelCard | None:
+def source_card(model_id: str | os.PathLike[str], hub_options: dict[str, Any]) -> ModelCard | None:
     """The card of a model, which names licences and authors; `None` if it has none."""
     path = cached_file(str(model_id), "README.md", **hub_options, _raise_exceptions_for_missing_entries=False)
     if path is None:
