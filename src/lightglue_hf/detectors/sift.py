@@ -55,6 +55,11 @@ def detect_and_describe(image: np.ndarray, config: DifferenceOfGaussiansConfig, 
     )
 
 
+def of_points(features: KeypointFeatures, index: Tensor) -> KeypointFeatures:
+    """The features of some of the points of an image."""
+    return KeypointFeatures(**{name: value[index] for name, value in features.items()})
+
+
 def best_of_pixels(features: KeypointFeatures, height: int, width: int, nms_radius: int) -> Tensor:
     """Of each pixel the keypoint of the best score, then of the smallest orientation; and these `nms_radius` apart.
 
@@ -87,7 +92,7 @@ def select_best(features: KeypointFeatures, max_keypoints: int) -> KeypointFeatu
     """The keypoints of the best scores, in descending order if not all are kept."""
     if not 0 <= max_keypoints < len(features["scores"]):
         return features
-    return features[features["scores"].argsort(descending=True, stable=True)[:max_keypoints]]
+    return of_points(features, features["scores"].argsort(descending=True, stable=True)[:max_keypoints])
 
 
 def to_root_sift(descriptors: Tensor, eps: float = 1e-6) -> Tensor:
@@ -120,10 +125,10 @@ def find_keypoints(
     height, width = pixel_values.shape[-2:]
     found = []
     for i, image in enumerate(to_grey_levels(pixel_values)):
-        features = detect_and_describe(image, config, describe)  # of no image axis: an index takes keypoints
-        features = features[best_of_pixels(features, height, width, config.nms_radius)]
+        features = detect_and_describe(image, config, describe)
+        features = of_points(features, best_of_pixels(features, height, width, config.nms_radius))
         if region is not None:
-            features = features[in_region(features["keypoints"], region[i].cpu())]
+            features = of_points(features, in_region(features["keypoints"], region[i].cpu()))
         found.append(select_best(features, config.max_keypoints))
     return found
 
