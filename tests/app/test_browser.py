@@ -193,7 +193,9 @@ def test_errors_are_sentences(visit, photos, tmp_path, monkeypatch):
     assert "choose two photos first" in error_of(page)
 
     (tmp_path / "text.png").write_text("no photo")
-    page.locator(".photo").nth(0).locator("input[type=file]").set_input_files(str(tmp_path / "text.png"))
+    page = visit()  # without the error of before
+    with page.expect_response(lambda response: "/upload" in response.url):
+        page.locator(".photo").nth(0).locator("input[type=file]").set_input_files(str(tmp_path / "text.png"))
     page.locator(".photo").nth(1).locator("input[type=file]").set_input_files(str(photos["small"][1]))
     page.locator(".photo").nth(1).locator(UPLOADED).wait_for()
     page.locator("#match").click()
